@@ -1,0 +1,64 @@
+"""Output that appears whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from features.errors import BadInput
+
+
+@contextmanager
+def appears_whole(target: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `target` when the block ends well, and is removed when it does not.
+
+    Raises BadInput if `target` exists already.
+    """
+    _refuse_existing(target)
+    aside = _aside(target)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        _refuse_existing(target)
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def file_appears_whole(target: Path) -> Iterator[Path]:
+    """The same for one file; it takes the target's ending, since writers look at it. Replaces a file that is there."""
+    if target.is_dir():
+        raise BadInput(f"{target} is a folder; give the path of a file to write")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(target)
+    try:
+        yield aside
+        os.replace(aside, target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _aside(target: Path) -> Path:
+    # What an earlier process was killed over is in nobody's way and cleared up here.
+    for left in target.parent.glob(f".{target.name}.*.partial*"):
+        owner = left.name.removeprefix(f".{target.name}.").split(".")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    return target.parent / f".{target.name}.{os.getpid()}.partial{target.suffix}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise BadInput(f"{target} exists already and is left as it is; remove it or choose another --out")

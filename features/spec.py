@@ -1,0 +1,101 @@
+"""The fitted FeatureSpec: all that turns a raw row into ids and dense values, shared by shards, runs and SavedModels."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from features.errors import BadInput
+from features.hashing import bucket_counts
+from features.schema import Schema
+from features.strict import parse
+
+VERSION = 1
+SPEC_FILE = "spec.json"
+ARRAYS_FILE = "spec.safetensors"
+
+MISSING, RARE, FIRST_KEPT = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What fitting found out.
+
+    Attributes:
+        schema: the fields.
+        scales: for each dense numeric field, mean and standard deviation of sign(x) ln(1 + |x|).
+        ids: for each field that gets an id, int32 `[buckets + 1]`: the id of every bucket; the last is the missing one's.
+    """
+
+    schema: Schema
+    scales: dict[str, tuple[float, float]]
+    ids: dict[str, NDArray[np.int32]]
+
+    @property
+    def id_fields(self) -> list[str]:
+        """Fields that get an id, in the order of the `ids` matrix: numeric tokens, categories, crosses."""
+        return list(bucket_counts(self.schema))
+
+    @property
+    def dense_fields(self) -> list[str]:
+        """Fields with a dense value, in the order of the `dense` matrix."""
+        return [field.name for field in self.schema.numeric if field.dense != "none"]
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Number of ids of each id field: missing, rare, and the buckets kept."""
+        return [max(int(self.ids[name].max()), RARE) + 1 for name in self.id_fields]
+
+    @property
+    def cross_count(self) -> int:
+        """How many of the id fields, the last ones, are crosses."""
+        return len(self.schema.crosses)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the whole spec: equal digests encode every row alike."""
+        content = hashlib.sha256(json.dumps(self._readable(), sort_keys=True).encode())
+        for name in self.id_fields:
+            content.update(self.ids[name].astype("<i4").tobytes())
+        return content.hexdigest()
+
+    def _readable(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "schema": self.schema.model_dump(mode="json"),
+            "scales": {name: {"mean": mean, "std": std} for name, (mean, std) in self.scales.items()},
+        }
+
+    def save(self, folder: Path) -> None:
+        """Writes `spec.json`, to read, and `spec.safetensors`, the ids of every bucket."""
+        sizes = dict(zip(self.id_fields, self.sizes, strict=True))
+        readable = {**self._readable(), "sizes": sizes, "digest": self.digest}
+        (folder / SPEC_FILE).write_text(json.dumps(readable, indent=2) + "\n", encoding="utf-8")
+        (folder / ARRAYS_FILE).write_bytes(save_arrays({name: self.ids[name] for name in self.id_fields}))
+
+
+def load_spec(folder: Path) -> FeatureSpec:
+    """The spec saved in `folder`. Raises BadInput if there is none, or if it is not what its digest says."""
+    try:
+        readable = cast(dict[str, Any], json.loads((folder / SPEC_FILE).read_text(encoding="utf-8")))
+        arrays = load_arrays((folder / ARRAYS_FILE).read_bytes())
+    except OSError as error:
+        raise BadInput(f"no feature spec in {folder}: {error.strerror}; give a folder that `ctr prepare` made") from None
+    except (ValueError, SafetensorError) as error:
+        raise BadInput(f"the feature spec in {folder} cannot be read: {error}; prepare the data again") from None
+    if readable.get("version") != VERSION:
+        raise BadInput(f"the feature spec in {folder} is version {readable.get('version')}, this is for {VERSION}")
+    schema = parse(Schema, readable["schema"], str(folder / SPEC_FILE))
+    scales = {name: (entry["mean"], entry["std"]) for name, entry in readable["scales"].items()}
+    spec = FeatureSpec(schema, scales, arrays)
+    if spec.digest != readable["digest"]:
+        raise BadInput(f"the feature spec in {folder} has digest {spec.digest} but says {readable['digest']}")
+    return spec
