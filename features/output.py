@@ -62,3 +62,9 @@ def _alive(pid: int) -> bool:
 def _refuse_existing(target: Path) -> None:
     if target.exists():
         raise BadInput(f"{target} exists already and is left as it is; remove it or choose another --out")
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copies a folder, which appears at `target` whole or not at all. Raises BadInput if `target` exists."""
+    with appears_whole(target) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from features.errors import BadInput
 from features.strict import Strict, parse, read_yaml
@@ -55,15 +55,6 @@ class Schema(Strict):
     separator: str = Field(default="\t", min_length=1, max_length=1)
     header: bool = False
 
-    @field_validator("numeric", "categorical", mode="before")
-    @classmethod
-    def _names_are_fields(cls, value: object) -> object:
-        # `categorical: [C1, C2]` is short for `[{name: C1}, {name: C2}]`.
-        if isinstance(value, list):
-            entries: list[object] = value  # pyright: ignore[reportUnknownVariableType]
-            return [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
-        return value
-
     @model_validator(mode="after")
     def _names_are_distinct_and_known(self) -> "Schema":
         if not self.numeric and not self.categorical:
@@ -101,7 +92,7 @@ def load_schema(name: str, *, buckets: int | None, min_count: int | None, crosse
     if name == "criteo":
         values: dict[str, Any] = criteo().model_dump(mode="json")
     elif name.endswith((".yaml", ".yml")):
-        values = read_yaml(Path(name))
+        values = _named(read_yaml(Path(name)))
     else:
         raise BadInput(f"features.schema is '{name}': give 'criteo' or the path of a .yaml file")
     base = parse(Schema, values, name)
@@ -114,3 +105,12 @@ def load_schema(name: str, *, buckets: int | None, min_count: int | None, crosse
         "crosses": [{**f.model_dump(mode="json"), **hashed} for f in joined],
     }
     return parse(Schema, {**base.model_dump(mode="json"), **changed}, name)
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    """`categorical: [C1, C2]` is short for `[{name: C1}, {name: C2}]`, and so for numeric fields."""
+    expanded = dict(values)
+    for kind in ("numeric", "categorical"):
+        if isinstance(values.get(kind), list):
+            expanded[kind] = [{"name": entry} if isinstance(entry, str) else entry for entry in values[kind]]
+    return expanded

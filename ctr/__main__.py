@@ -1,0 +1,5 @@
+"""`python -m ctr` is `ctr`."""
+
+from ctr.cli import main
+
+main()

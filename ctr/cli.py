@@ -1,0 +1,319 @@
+"""The command line. Everything heavy is imported where it is used: `ctr --help` answers in under 0.3 s."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from features.errors import BadInput, WorkFailed
+
+app = typer.Typer(
+    name="ctr",
+    help="Click-through-rate prediction: raw click log to a codistilled, registered, served model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML; see configs/.")]
+Inputs = Annotated[list[str], typer.Argument(help="Files, globs or object-store addresses.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings such as train.epochs=3.", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A setting such as prepare.test=0.2; repeatable.")]
+Model = Annotated[str, typer.Argument(help="A run, an exported SavedModel, or models:/ctr@champion.")]
+
+
+@app.command()
+def synth(
+    rows: Annotated[int, typer.Option(min=1, help="How many rows.")],
+    out: Annotated[Path, typer.Option(help="The log to write.")],
+    days: Annotated[int, typer.Option(min=1, help="How many days it spans.")] = 7,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    truth: Annotated[Path | None, typer.Option(help="Where to write the true probabilities (Parquet).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Generate a Criteo-shaped click log whose true click probabilities are known."""
+    from ctr.console import give, rows_progress
+    from features.synthetic import synth as generate
+
+    with rows_progress() as progress:
+        result = generate(out, rows=rows, days=days, seed=seed, truth=truth, progress=progress)
+    give(result, as_json, title=f"generated {out}")
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="criteo, criteo-1tb or avazu.")],
+    out: Annotated[Path, typer.Option(help="The folder to download into.")],
+    url: Annotated[str | None, typer.Option(help="Fetch from this mirror instead.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a public click log; an interrupted download goes on where it was."""
+    from ctr.console import give, rows_progress
+    from ctr.fetch import fetch as download
+
+    with rows_progress() as progress:
+        result = download(dataset, out, mirror=url, progress=progress)
+    give(result, as_json, title=f"fetched {dataset}")
+
+
+@app.command()
+def prepare(
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    config: ConfigFile = None,
+    spec: Annotated[Path | None, typer.Option(help="Encode with the spec of this prepared folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="time, random or none.")] = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Turn raw click logs into encoded shards."""
+    from ctr.config import load_config
+    from ctr.console import give, rows_progress
+    from features.prepare import Split
+    from features.prepare import prepare as encode
+    from features.schema import load_schema
+    from features.spec import load_spec
+
+    chosen = [*(settings or []), *([f"prepare.split={split}"] if split else [])]
+    loaded = load_config(config, chosen)
+    wanted, how = loaded.features, loaded.prepare
+    if how.validation + how.test >= 1:
+        raise BadInput(f"prepare.validation {how.validation} and prepare.test {how.test} leave no row to train on")
+    with rows_progress() as progress:
+        manifest = encode(
+            inputs,
+            out,
+            schema=load_schema(
+                wanted.layout, buckets=wanted.buckets, min_count=wanted.min_count, crosses=wanted.crosses
+            ),
+            fitted=None if spec is None else load_spec(spec),
+            split=Split(how.split, how.validation, how.test, loaded.train.seed),
+            shard_rows=how.shard_rows,
+            max_reject_rate=how.max_reject_rate,
+            seed=loaded.train.seed,
+            progress=progress,
+        )
+    parts = {name: part["rows"] for name, part in manifest["parts"].items()}
+    shards = {name: len(part["shards"]) for name, part in manifest["parts"].items()}
+    kept = ("rows", "rows_rejected", "rows_per_second", "peak_rss_mb", "features", "digest", "spec_digest")
+    result = {**{key: manifest[key] for key in kept}, "parts": parts, "shards": shards}
+    give(result, as_json, title=f"prepared {out}")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A folder that `ctr prepare` made.")],
+    out: Annotated[Path, typer.Option(help="The run to make, or to go on with.")],
+    settings: Overrides = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Train codistilled models; the same command resumes a run that was stopped."""
+    from ctr.config import load_config
+    from ctr.console import give, groups_progress, say
+    from ctr.data import open_data
+    from ctr.launch import train_run
+
+    loaded = load_config(config, settings or [])
+    opened = open_data(data)
+    say(f"starting {loaded.codistillation.groups} groups (TensorFlow takes some seconds to start)")
+    with groups_progress("training") as follow:
+        result = train_run(opened, out, loaded, follow=follow)
+    give(result, as_json, title=f"trained {out}")
+
+
+@app.command(hidden=True)
+def worker(
+    data: Path,
+    out: Annotated[Path, typer.Option()],
+    score: Annotated[str | None, typer.Option(help="Also write the predictions on this part.")] = None,
+) -> None:
+    """One training process of a run; its group and place come from the environment."""
+    from ctr.config import load_config
+    from ctr.data import open_data
+    from ctr.runs import CONFIG_FILE
+    from ctr.worker import work
+
+    work(open_data(data), out, load_config(out / CONFIG_FILE, []), score=score)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    inputs: Inputs,
+    part: Annotated[str, typer.Option(help="Of prepared data: train, validation or test.")] = "test",
+    as_json: Json = False,
+) -> None:
+    """Measure a model on labelled rows: raw logs, or a prepared folder."""
+    from ctr.console import give, rows_progress
+    from ctr.scoring import evaluate_model
+
+    with rows_progress() as progress:
+        result = evaluate_model(model, inputs, part, progress)
+    give(result, as_json, title=f"{model} on {', '.join(inputs)}")
+
+
+@app.command()
+def compare(
+    data: Annotated[Path, typer.Argument(help="A folder that `ctr prepare` made.")],
+    out: Annotated[Path, typer.Option(help="The folder to make, or to go on with.")],
+    settings: Overrides = None,
+    config: ConfigFile = None,
+    retrainings: Annotated[int | None, typer.Option(min=1, help="How often each arm is trained.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="True probabilities from `ctr synth`, to compare with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train and compare arms: logistic regression, single, ensemble, codistilled."""
+    from ctr.compare import compare as run_comparison
+    from ctr.compare import comparison_rows
+    from ctr.config import load_config
+    from ctr.console import give, groups_progress, say, table
+    from ctr.data import open_data
+
+    more = [f"compare.retrainings={retrainings}"] if retrainings else []
+    loaded = load_config(config, [*(settings or []), *more])
+    result = run_comparison(open_data(data), out, loaded, truth=truth, progress=groups_progress, say=say)
+    columns, rows = comparison_rows(result)
+    table(f"comparison {out}, {result['rows']:,} test rows", columns, rows)
+    for sentence in result["sentences"]:
+        say(sentence)
+    if as_json:
+        give(result, as_json, title="")
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run that `ctr train` finished.")],
+    out: Annotated[Path, typer.Option(help="The SavedModel folder to make.")],
+    as_json: Json = False,
+) -> None:
+    """Write the served model of a run as a SavedModel that takes raw rows."""
+    from ctr.console import give, say
+    from ctr.runs import find_model
+    from features.output import copy_whole
+    from serving.card import read_card
+
+    model = find_model(run)
+    copy_whole(model, out)
+    result = {"path": str(out), "signatures": read_card(out)["signatures"]}
+    give(result, as_json, title=f"exported {run}")
+    if not as_json:
+        say(f"signatures: {', '.join(result['signatures'])}")
+
+
+@app.command()
+def promote(
+    model: Model,
+    data: Annotated[Path | None, typer.Option(help="Prepared data to judge on; default: what it was trained on.")] = None,
+    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+    as_json: Json = False,
+) -> None:
+    """Register a model in MLflow and, if it passes the gate, point the alias to it."""
+    from ctr.console import give, rows_progress, say
+    from ctr.promote import promote as pass_gate
+
+    with rows_progress() as progress:
+        result = pass_gate(model, data, alias, progress)
+    give(result, as_json, title=f"{model}: {'promoted' if result['passed'] else 'not promoted'}")
+    if not as_json:
+        for reason in result["reasons"]:
+            say(f"- {reason}")
+    if not result["passed"]:
+        raise WorkFailed(f"{model} was registered as version {result['version']} but not made {alias}; see the reasons")
+
+
+@app.command()
+def predict(
+    model: Model,
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="The Parquet file to write: row, label, probability.")],
+    as_json: Json = False,
+) -> None:
+    """Score raw click logs."""
+    from ctr.console import give, rows_progress
+    from ctr.scoring import predict_with
+
+    with rows_progress() as progress:
+        result = predict_with(model, inputs, out, progress)
+    give(result, as_json, title=f"scores in {out}")
+
+
+@app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
+    grpc_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Also answer gRPC here.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    name: Annotated[str, typer.Option(help="The model's name in URLs.")] = "ctr",
+) -> None:
+    """Answer TensorFlow Serving's REST (and gRPC) with a model."""
+    from ctr.runs import find_model
+    from serving.app import serve as answer
+
+    answer(find_model(model), name=name, host=host, port=port, grpc_port=grpc_port, workers=workers)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
+    """Open MLflow's UI on the project's store."""
+    from ctr.ui import serve_ui
+
+    serve_ui(port)
+
+
+@app.command()
+def validate(
+    configs: Annotated[list[Path], typer.Argument(help="Configuration files.", show_default=False)], as_json: Json = False
+) -> None:
+    """Check configuration files, and the schemas that they name."""
+    from ctr.config import load_config
+    from ctr.console import give
+    from features.schema import load_schema
+
+    for path in configs:
+        wanted = load_config(path, []).features
+        load_schema(wanted.layout, buckets=wanted.buckets, min_count=wanted.min_count, crosses=wanted.crosses)
+    give({"valid": True, "configs": [str(path) for path in configs]}, as_json, title="valid")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 1 the work failed, 2 wrong usage or bad input."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        result: Any = app(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except BadInput as error:
+        return _fail(str(error), 2)
+    except WorkFailed as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("stopped by Ctrl-C; what was finished is kept, and the same `ctr train` or `ctr compare` resumes", 1)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the disk's free space", 1)
+    except Exception as error:
+        return _usage_or_bug(error)
+
+
+def _usage_or_bug(error: Exception) -> int:
+    if hasattr(error, "format_message"):  # click's usage errors
+        command = getattr(getattr(error, "ctx", None), "command_path", "ctr")
+        return _fail(f"{error.format_message()} Try '{command} --help'.", 2)  # pyright: ignore
+    if type(error).__name__ == "Abort":
+        return _fail("stopped", 1)
+    if os.environ.get("CTR_DEBUG"):
+        raise error
+    return _fail(f"{type(error).__name__}: {error}; this is a fault of ctr's: CTR_DEBUG=1 shows where", 1)
+
+
+def _fail(text: str, code: int) -> int:
+    sys.stderr.write(f"error: {' '.join(text.split())}\n")
+    return code

@@ -1,0 +1,163 @@
+"""All settings: typed, frozen, read from YAML and `key=value`, with the default of each."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+
+from features.errors import BadInput
+from features.strict import Strict, parse, read_yaml
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Features(Strict):
+    """Which fields a log has and how they are hashed."""
+
+    layout: str = "criteo"  # "criteo", or the path of a schema in YAML
+    buckets: int | None = Field(default=None, ge=2, le=2**30)  # of every categorical field and cross
+    min_count: int | None = Field(default=None, ge=1)  # training rows below which a bucket is rare
+    crosses: tuple[tuple[str, ...], ...] = ()  # fields whose joined values the wide part sees
+
+
+class Prepare(Strict):
+    """How rows are divided and written."""
+
+    split: Literal["time", "random", "none"] = "time"
+    validation: Share = 0.1  # share of the rows
+    test: Share = 0.1
+    shard_rows: int = Field(default=131_072, ge=1)  # about this many rows a shard
+    max_reject_rate: float = Field(default=0.01, ge=0, le=1)  # share of unreadable rows above which the work fails
+
+
+class Model(Strict):
+    """The shape of the network."""
+
+    embedding_dim: int = Field(default=16, ge=1)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 128)  # units of the deep part's ReLU layers
+
+
+class Optimizer(Strict):
+    """AdaGrad for embeddings and deep layers, FTRL for the wide part."""
+
+    learning_rate: float = Field(default=0.05, gt=0)
+    initial_accumulator_value: float = Field(default=1e-7, gt=0)  # Keras's 0.1 all but freezes rare ids
+    final_rate: float = Field(default=0.05, ge=0, le=1)  # share of the rate that is left at the last step
+    wide_learning_rate: float = Field(default=0.05, gt=0)
+    wide_l1: float = Field(default=0.0, ge=0)
+    wide_l2: float = Field(default=0.0, ge=0)
+
+
+class Codistillation(Strict):
+    """How groups learn from one another."""
+
+    groups: int = Field(default=2, ge=1, le=16)  # 1: a single model
+    weight: float = Field(default=3.0, ge=0)  # of the distillation term, once it has ramped up
+    burn_in_epochs: float = Field(default=0.75, ge=0)  # learning from labels alone
+    ramp_steps: int = Field(default=50, ge=0)
+    exchange_every: int = Field(default=100, ge=1)  # steps from one snapshot to the next
+    exchange: Literal["lockstep", "async"] = "lockstep"
+    peer_timeout: float = Field(default=600.0, gt=0)  # seconds that lockstep waits for a peer's snapshot
+    snapshot_dtype: Literal["float16", "float32"] = "float16"
+
+
+class Train(Strict):
+    """How long and with what."""
+
+    epochs: float = Field(default=2.0, gt=0)
+    batch_size: int = Field(default=1024, ge=1)  # of a group, over all its workers
+    workers_per_group: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1)  # TensorFlow threads a process
+    seed: int = Field(default=0, ge=0)
+    evaluate_every: int = Field(default=200, ge=1)  # steps from one evaluation on the validation part to the next
+    checkpoint_every: int = Field(default=200, ge=1)  # steps
+
+
+class Compare(Strict):
+    """Which arms are compared."""
+
+    arms: tuple[Literal["logistic", "single", "ensemble", "codistilled"], ...] = Field(
+        default=("logistic", "single", "ensemble", "codistilled"), min_length=1
+    )
+    retrainings: int = Field(default=3, ge=1)
+
+
+class Gate(Strict):
+    """What a model must show before it is promoted."""
+
+    max_ece: float = Field(default=0.02, gt=0)  # expected calibration error
+
+
+class Tracking(Strict):
+    """Where runs are filed in MLflow."""
+
+    experiment: str = "ctr"
+
+
+class Config(Strict):
+    """All settings of the project, by group."""
+
+    features: Features = Features()
+    prepare: Prepare = Prepare()
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    codistillation: Codistillation = Codistillation()
+    train: Train = Train()
+    compare: Compare = Compare()
+    gate: Gate = Gate()
+    tracking: Tracking = Tracking()
+
+
+def load_config(path: Path | None, overrides: list[str]) -> Config:
+    """The configuration in `path` (all defaults without one), with `key=value` changes such as `train.epochs=3`.
+
+    Raises BadInput for unknown keys, naming the nearest known one, and for values of the wrong type.
+    """
+    values = {} if path is None else read_yaml(path)
+    where = "defaults" if path is None else str(path)
+    if not overrides:
+        return parse(Config, values, where)
+    parse(Config, values, where)  # so that a fault in the file is not blamed on the command line
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign or not key:
+            raise BadInput(f"'{override}' is no key=value; write it as train.epochs=3")
+        _set(values, key.split("."), _value(text, override), override)
+    return parse(Config, values, "command line" if path is None else f"{path} and command line")
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as YAML, defaults and all."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"train": {"epochs": 3}}` as `{"train.epochs": 3}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _value(text: str, override: str) -> Any:
+    try:
+        value: object = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BadInput(f"the value of '{override}' is not valid YAML; quote it") from None
+    # YAML 1.1 takes 1e-7 for text, because it has no point; everybody means the number.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise BadInput(f"'{override}' goes into '{name}', which is a value and not a group of keys")
+    values[path[-1]] = value

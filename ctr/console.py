@@ -1,0 +1,135 @@
+"""What people see: progress bars and tables, on standard error, so that standard output holds results alone."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ctr.cluster import Follow
+from features.prepare import Progress as Told
+
+screen = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line for people."""
+    screen.print(text, markup=False)
+
+
+def give(result: Mapping[str, Any], as_json: bool, *, title: str) -> None:
+    """The result of a command: one JSON object on standard output, or a table of its plain values for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
+        return
+    plain = {key: value for key, value in result.items() if not isinstance(value, (dict, list))}
+    table(title, ["", ""], [[key.replace("_", " "), figure(value)] for key, value in plain.items()], header=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
+    """A table for people; columns after the first are aligned right."""
+    drawn = Table(title=title, title_justify="left", show_header=header)
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 or not header else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    screen.print(drawn)
+
+
+def figure(value: object) -> str:
+    """A value as people read it: five decimals below 10, thousands separated above."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.5f}" if abs(value) < 10 else f"{value:,.0f}"
+    return str(value)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<24}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[rate]:>16}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=screen,
+        # A log file gets a line now and then instead of a moving bar.
+        disable=not screen.is_terminal,
+    )
+
+
+@contextmanager
+def rows_progress() -> Iterator[Told]:
+    """A bar a stage, fed with rows done; yields what to call."""
+    plain = _PlainLines()
+    with _progress() as progress:
+        tasks: dict[str, Any] = {}
+
+        def told(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total, rate="", note="")
+            progress.update(tasks[stage], completed=done)
+            speed = progress.tasks[tasks[stage]].speed
+            progress.update(tasks[stage], rate=f"{speed:,.0f} rows/s" if speed else "")
+            plain.tell(stage, f"{done:,} of {total:,} rows", done >= total)
+
+        yield told
+
+
+@contextmanager
+def groups_progress(title: str) -> Iterator[Follow]:
+    """A bar a group, fed with the events of `ctr.worker`; yields what to call."""
+    plain = _PlainLines()
+    with _progress() as progress:
+        tasks: dict[int, Any] = {}
+        notes: dict[int, dict[str, str]] = {}
+
+        def follow(group: int, event: dict[str, Any]) -> None:
+            if event["event"] == "warning":
+                progress.console.print(f"group {group}: {event['text']}", markup=False)
+                return
+            note = notes.setdefault(group, {})
+            if event["event"] == "evaluation":
+                note["log loss"] = f"{event['log_loss']:.5f}"
+            else:
+                note["loss"] = f"{event['loss']:.4f}"
+                if event["staleness"] is not None:
+                    note["peer steps behind"] = str(event["staleness"])
+                if group not in tasks:
+                    tasks[group] = progress.add_task(f"{title}, group {group}", total=event["steps"], rate="", note="")
+                rate = f"{event['examples_per_second']:,.0f} rows/s"
+                progress.update(tasks[group], completed=event["step"], rate=rate)
+            text = ", ".join(f"{key} {value}" for key, value in note.items())
+            if group in tasks:
+                progress.update(tasks[group], note=text)
+            if event["event"] == "progress":
+                where = f"step {event['step']} of {event['steps']}"
+                plain.tell(f"{title}, group {group}", f"{where}, {text}", event["step"] >= event["steps"])
+
+        yield follow
+
+
+class _PlainLines:
+    """Progress where there is no terminal: a line a stage every two seconds, and one at its end."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, float] = {}
+
+    def tell(self, stage: str, text: str, finished: bool) -> None:
+        import time
+
+        now = time.monotonic()
+        if screen.is_terminal or (now - self.last.get(stage, now - 3) < 2 and not finished):
+            return
+        self.last[stage] = now
+        say(f"{stage}: {text}")

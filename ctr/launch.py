@@ -1,0 +1,138 @@
+"""`ctr train`: makes or resumes a RUN folder, trains its groups on this machine, chooses the one that serves."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ctr.cluster import Follow, follow_groups, start_groups
+from ctr.config import Config, dump_config
+from ctr.data import Data
+from ctr.runs import CONFIG_FILE, RUN_FILE, group_folder, is_run, read_run, write_run
+from ctr.worker import RESULT_FILE, RUN_ID_FILE
+from features.errors import BadInput
+
+
+def train_run(
+    data: Data,
+    run: Path,
+    config: Config,
+    *,
+    follow: Follow,
+    score: str | None = None,
+    tags: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Trains all groups of a run and returns its result; a run that was stopped goes on where it was.
+
+    Raises BadInput if `run` is finished, under way, made with other settings or other data, or no run at all.
+    Raises WorkFailed if a group fails; KeyboardInterrupt passes through after every group has ended. Either way the
+    run folder and MLflow say how it ended, and the same call resumes.
+    """
+    _check_fits(data, config)
+    about = _open_run(data, run, config)
+    groups, workers = config.codistillation.groups, config.train.workers_per_group
+    # Made here once, so that groups do not all make the tables of a new store at the same time.
+    from ctr import tracking
+
+    tracking.client()
+    arguments = [str(data.folder), "--out", str(run), *(["--score", score] if score else [])]
+    status = "failed"
+    try:
+        follow_groups(start_groups(arguments, run, groups=groups, workers=workers, tags=tags or {}), follow)
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "killed"
+        raise
+    finally:
+        if status != "finished":
+            write_run(run, {**about, "status": status, "pid": None})
+            _end_members(run, groups, {"killed": "KILLED", "failed": "FAILED"}[status], tracking)
+    members = [json.loads((group_folder(run, g) / RESULT_FILE).read_text(encoding="utf-8")) for g in range(groups)]
+    result = _result(members)
+    for member in members:
+        tracking.set_tags(member["run_id"], {"served": str(member["group"] == result["served_group"]).lower()})
+    write_run(run, {**about, "status": "finished", "pid": None, "result": result})
+    return result
+
+
+def _result(members: list[dict[str, Any]]) -> dict[str, Any]:
+    """The served member's figures: the one with the least log loss, where there are validation rows to choose by."""
+    chosen = min(members, key=lambda member: member["log_loss"]) if members[0]["evaluated_on"] == "validation" else members[0]
+    return {
+        "log_loss": chosen["log_loss"],
+        "auc": chosen["auc"],
+        "evaluated_on": chosen["evaluated_on"],
+        "steps": int(chosen["steps"]),
+        "examples_per_second": sum(member["examples_per_second"] for member in members),
+        "groups": len(members),
+        "run_id": chosen["run_id"],
+        "served_group": chosen["group"],
+        "members": members,
+    }
+
+
+def _check_fits(data: Data, config: Config) -> None:
+    training = data.parts["train"]
+    if not data.manifest["labelled"]:
+        raise BadInput(f"{data.folder} has no labels to train on; prepare a log that has them")
+    if training.rows == 0:
+        raise BadInput(f"{data.folder} has no training rows; prepare it with a smaller validation and test part")
+    batch, workers = config.train.batch_size, config.train.workers_per_group
+    if batch % workers:
+        raise BadInput(f"train.batch_size {batch} does not divide among {workers} workers; choose a multiple of {workers}")
+
+
+def _open_run(data: Data, run: Path, config: Config) -> dict[str, Any]:
+    fresh = {"data": str(data.folder.resolve()), "data_digest": data.digest, "spec_digest": data.spec.digest}
+    dumped = dump_config(config)
+    if is_run(run):
+        about = read_run(run)
+        if about["status"] == "finished":
+            raise BadInput(f"run {run} is finished already and left as it is; choose another --out")
+        if about["status"] == "running" and _alive(about["pid"]):
+            raise BadInput(f"run {run} is under way in process {about['pid']}; wait for it or choose another --out")
+        for key in ("data_digest", "spec_digest"):
+            if about[key] != fresh[key]:
+                raise BadInput(f"run {run} was begun with {key} {about[key]}, {data.folder} has {fresh[key]}")
+        if (run / CONFIG_FILE).read_text(encoding="utf-8") != dumped:
+            raise BadInput(f"run {run} was begun with other settings, see {run / CONFIG_FILE}; choose another --out")
+    elif run.exists():
+        raise BadInput(f"{run} exists but is no run (it has no {RUN_FILE}) and is left as it is; choose another --out")
+    else:
+        run.mkdir(parents=True)
+        (run / CONFIG_FILE).write_text(dumped, encoding="utf-8")
+    about = {**fresh, "status": "running", "pid": os.getpid()}
+    write_run(run, about)
+    return about
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _end_members(run: Path, groups: int, status: str, tracking: Any) -> None:
+    for group in range(groups):
+        id_file = group_folder(run, group) / RUN_ID_FILE
+        if id_file.exists():
+            tracking.end_run(id_file.read_text(encoding="utf-8"), status)
+
+
+def silent(group: int, event: dict[str, Any]) -> None:
+    """Follows without a word."""
+
+
+def printing(say: Callable[[str], None]) -> Follow:
+    """Follows by passing on warnings alone."""
+
+    def follow(group: int, event: dict[str, Any]) -> None:
+        if event["event"] == "warning":
+            say(f"group {group}: {event['text']}")
+
+    return follow

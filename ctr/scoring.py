@@ -1,0 +1,98 @@
+"""`ctr evaluate` and `ctr predict`: what a model says of rows, and how good that is."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr.data import Data, in_order, is_data, open_data
+from ctr.metrics import evaluate
+from ctr.runs import find_model
+from features.errors import BadInput
+from features.prepare import PARTS
+
+Progress = Callable[[str, int, int], None]
+_CALL_ROWS = 4096
+
+
+def evaluate_model(name: str, inputs: list[str], part: str, progress: Progress) -> dict[str, Any]:
+    """A model's figures on raw logs, or on one part of a prepared folder (encoded by the model's own spec)."""
+    folder = find_model(name)
+    prepared = [Path(given) for given in inputs if is_data(Path(given))]
+    if prepared and len(inputs) > 1:
+        raise BadInput(f"{prepared[0]} is prepared data: give it alone, or raw logs only")
+    from serving.model import ServedModel
+
+    model = ServedModel(folder)
+    if prepared:
+        data = open_data(prepared[0])
+        labels, scores = score_part(model, data, part, progress)
+        return evaluate(labels, scores).as_dict()
+    labels, scores, rejected = _score_logs(model, inputs, progress)
+    return {**evaluate(labels, scores).as_dict(), "rows_rejected": rejected}
+
+
+def score_part(
+    model: Any, data: Data, part: str, progress: Progress
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Labels and predictions `[rows]` of one part of prepared data, in its order."""
+    check_same_spec(model.card["spec_digest"], data)
+    if part not in PARTS:
+        raise BadInput(f"--part is '{part}'; prepared data has {', '.join(PARTS)}")
+    if data.parts[part].rows == 0:
+        filled = ", ".join(name for name, each in data.parts.items() if each.rows)
+        raise BadInput(f"the {part} part of {data.folder} is empty; choose --part from: {filled}")
+    if not data.manifest["labelled"]:
+        raise BadInput(f"{data.folder} has no labels to evaluate on")
+    labels: list[NDArray[np.float32]] = []
+    scores: list[NDArray[np.float32]] = []
+    done = 0
+    for rows in in_order(data.parts[part], _CALL_ROWS):
+        labels.append(rows.label[:, 0])
+        scores.append(model.from_packed(rows.ids, rows.dense))
+        done += len(rows.row)
+        progress("scoring", done, data.parts[part].rows)
+    return np.concatenate(labels).astype(np.float64), np.concatenate(scores).astype(np.float64)
+
+
+def check_same_spec(digest: str, data: Data) -> None:
+    """Raises BadInput when data were encoded by another spec than the model's."""
+    if digest != data.spec.digest:
+        raise BadInput(
+            f"the model has feature spec {digest} but {data.folder} was encoded by {data.spec.digest}; "
+            "its ids would mean other values: encode the log with --spec of the model's data, or give the raw log"
+        )
+
+
+def predict_with(name: str, inputs: list[str], out: Path, progress: Progress) -> dict[str, Any]:
+    """Scores raw logs into a Parquet file; returns rows, rows_rejected and rows_per_second (loading aside)."""
+    folder = find_model(name)
+    from serving.batch import predict_logs
+    from serving.model import ServedModel
+
+    model = ServedModel(folder)
+    began = time.monotonic()
+    written = predict_logs(model, inputs, out, progress)
+    return {**written, "rows_per_second": written["rows"] / (time.monotonic() - began), "path": str(out)}
+
+
+def _score_logs(
+    model: Any, inputs: list[str], progress: Progress
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    from serving.batch import score_logs
+
+    labels: list[NDArray[np.float64]] = []
+    scores: list[NDArray[np.float32]] = []
+    rejected = 0
+    for scored, batch in score_logs(model, inputs, progress):
+        if scored["label"].null_count():
+            raise BadInput(f"{', '.join(inputs)}: there are no labels to evaluate on; `ctr predict` scores such logs")
+        labels.append(scored["label"].to_numpy())
+        scores.append(scored["probability"].to_numpy())
+        rejected += batch.rejected.height
+    if not sum(map(len, labels)):
+        raise BadInput(f"{', '.join(inputs)}: no row could be read, {rejected} were rejected")
+    return np.concatenate(labels), np.concatenate(scores).astype(np.float64), rejected

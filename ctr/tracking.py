@@ -1,0 +1,174 @@
+"""MLflow: runs, metrics, the registered model. The only module of ctr that imports mlflow."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from features.errors import BadInput, WorkFailed
+
+MODEL_NAME = "ctr"
+DEFAULT_STORE = "sqlite:///mlflow.db"
+_PYFUNC = Path(__file__).parent.parent / "serving" / "pyfunc.py"
+
+# MLflow's and Alembic's information about every table they make would bury our own words.
+for noisy in ("mlflow", "alembic"):
+    logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def store() -> str:
+    """Where the tracking store is."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+
+
+def client() -> MlflowClient:
+    """A client of the project's store, which is made if it is not there yet. Raises WorkFailed if it cannot be used."""
+    mlflow.set_tracking_uri(store())
+    try:
+        made = MlflowClient()
+        made.search_experiments(max_results=1)
+    except Exception as error:  # the store may fail in as many ways as there are databases
+        raise WorkFailed(f"the tracking store {store()} cannot be used: {_one_line(error)}") from None
+    return made
+
+
+def start_run(experiment: str, name: str, *, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    """Starts a top-level run and returns its id."""
+    with _mlflow_errors("start a run"):
+        made = client()
+        found = made.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else made.create_experiment(experiment)
+        run = made.create_run(experiment_id, run_name=name, tags=dict(tags))
+        for key, value in params.items():
+            made.log_param(run.info.run_id, key, value)
+    return run.info.run_id
+
+
+def has_run(run_id: str) -> bool:
+    """Whether the store knows this run: the store may be another than the one that a run folder was made with."""
+    try:
+        client().get_run(run_id)
+    except MlflowException:
+        return False
+    return True
+
+
+def log_metrics(run_id: str, metrics: Mapping[str, float | None], step: int) -> None:
+    """Logs those of the metrics that have a value."""
+    import time
+
+    now = int(time.time() * 1000)
+    entries = [Metric(name, float(value), now, step) for name, value in metrics.items() if value is not None]
+    with _mlflow_errors("log metrics"):
+        client().log_batch(run_id, metrics=entries)
+
+
+def log_files(run_id: str, files: Mapping[str, Path]) -> None:
+    """Logs files as artifacts, each in the artifact folder that is its key ("" for the top)."""
+    with _mlflow_errors("log artifacts"):
+        for folder, path in files.items():
+            client().log_artifact(run_id, str(path), folder or None)
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run."""
+    with _mlflow_errors("set tags"):
+        for key, value in tags.items():
+            client().set_tag(run_id, key, value)
+
+
+def end_run(run_id: str, status: str) -> None:
+    """Ends a run as FINISHED, FAILED or KILLED."""
+    with _mlflow_errors("end a run"):
+        client().set_terminated(run_id, status)
+
+
+def resume_run(run_id: str) -> None:
+    """Marks an ended run as running again."""
+    with _mlflow_errors("resume a run"):
+        client().update_run(run_id, status="RUNNING")
+
+
+def register(saved_model: Path, run_id: str, example: Mapping[str, Any], reasons: Mapping[str, str]) -> str:
+    """Logs a SavedModel as a pyfunc from code in a run and registers it; returns the version.
+
+    `example` is one raw row by field; `reasons` become tags of the version.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame([dict(example)])
+    with _mlflow_errors("register the model"), _quiet():
+        made = client()
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(_PYFUNC),
+                artifacts={"saved_model": str(saved_model)},
+                signature=mlflow.models.infer_signature(frame, pd.DataFrame({"probability": [0.5]})),
+                # Named here, as finding them out would load the model in a process of its own.
+                pip_requirements=["tensorflow==2.21.*", "pandas", "numpy"],
+            )
+        version = mlflow.register_model(logged.model_uri, MODEL_NAME).version
+        for key, value in reasons.items():
+            made.set_model_version_tag(MODEL_NAME, version, key, value)
+    return str(version)
+
+
+def set_alias(alias: str, version: str) -> None:
+    """Points an alias of the registered model to a version."""
+    with _mlflow_errors("set an alias"):
+        client().set_registered_model_alias(MODEL_NAME, alias, version)
+
+
+def alias_version(alias: str) -> str | None:
+    """The version that an alias points to; None if there is no such alias or no registered model yet."""
+    made = client()
+    try:
+        return str(made.get_model_version_by_alias(MODEL_NAME, alias).version)
+    except MlflowException:
+        return None
+
+
+def fetch_model(uri: str) -> Path:
+    """The SavedModel folder of a registered model, such as `models:/ctr@champion`. Raises BadInput if there is none."""
+    client()
+    try:
+        with _quiet():
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise BadInput(f"no model {uri} in {store()}: {_one_line(error)}; register one with `ctr promote`") from None
+    found = folder / "artifacts" / "saved_model"
+    if not found.is_dir():
+        candidates = sorted(folder.glob("artifacts/*/saved_model.pb"))
+        if not candidates:
+            raise BadInput(f"{uri} in {store()} holds no SavedModel; register one with `ctr promote`")
+        found = candidates[0].parent
+    return found
+
+
+@contextlib.contextmanager
+def _mlflow_errors(work: str) -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        raise WorkFailed(f"MLflow could not {work} in {store()}: {_one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's own progress bars and prints."""
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

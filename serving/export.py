@@ -1,0 +1,91 @@
+"""A trained model and the feature graph as one SavedModel that takes raw rows."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from features.graph import FeatureGraph
+from features.output import appears_whole
+from features.schema import Schema
+from features.spec import FeatureSpec
+from serving.card import CARD_FILE
+
+# What an integer field of a tf.Example that is absent is read as, before it becomes NaN.
+_NO_INTEGER = tf.int64.min
+
+
+def export(
+    logits: Callable[[Any, Any], Any], variables: Sequence[Any], spec: FeatureSpec, out: Path, card: dict[str, Any]
+) -> list[str]:
+    """Writes the SavedModel folder `out`; returns the names of its signatures.
+
+    `logits` maps ids int32 `[batch, fields]` and dense float32 `[batch, numbers]` to logits `[batch, 1]` and reads
+    `variables`. The feature spec and `card` (what the model is: run, metrics, digests) go into its assets. Raises
+    BadInput if `out` exists.
+    """
+    module = _Serving(logits, variables, spec)
+    signatures = {
+        "serving_default": module.from_raw.get_concrete_function(),
+        "serialize": module.from_examples.get_concrete_function(),
+        "packed": module.from_packed.get_concrete_function(),
+    }
+    with appears_whole(out) as folder:
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+        assets = folder / "assets"
+        assets.mkdir(exist_ok=True)
+        spec.save(assets)
+        about = {**card, "spec_digest": spec.digest, "signatures": list(signatures)}
+        (assets / CARD_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return list(signatures)
+
+
+class _Serving(tf.Module):
+    """What is saved: variables and the three functions that read them."""
+
+    def __init__(self, logits: Callable[[Any, Any], Any], variables: Sequence[Any], spec: FeatureSpec):
+        super().__init__(name="ctr")
+        # Tracked as bare variables, not as Keras layers: whoever loads the SavedModel needs no Keras.
+        self.weights = list(variables)
+        self.features = FeatureGraph(spec)
+        ids = tf.TensorSpec([None, len(spec.id_fields)], tf.int32, "ids")
+        dense = tf.TensorSpec([None, len(spec.dense_fields)], tf.float32, "dense")
+        examples = tf.TensorSpec([None], tf.string, "examples")
+
+        def probability(ids: Any, dense: Any) -> dict[str, Any]:
+            return {"probability": tf.sigmoid(logits(ids, dense))[:, 0]}
+
+        def from_raw(raw: dict[str, Any]) -> dict[str, Any]:
+            return probability(*self.features.encode(raw))
+
+        def from_examples(examples: Any) -> dict[str, Any]:
+            return from_raw(_parse_examples(examples, spec.schema))
+
+        def from_packed(ids: Any, dense: Any) -> dict[str, Any]:
+            return probability(self.features.known_ids(ids), dense)
+
+        self.from_raw = tf.function(from_raw, input_signature=[self.features.raw_signature])
+        self.from_examples = tf.function(from_examples, input_signature=[examples])
+        self.from_packed = tf.function(from_packed, input_signature=[ids, dense])
+
+
+def _parse_examples(examples: Any, schema: Schema) -> dict[str, Any]:
+    """Serialised tf.Examples `[batch]` to raw fields: integers as int64, other numbers as float, categories as bytes."""
+    integers = [field.name for field in schema.numeric if field.kind == "integer"]
+    floats = [field.name for field in schema.numeric if field.kind == "float"]
+    parsed = tf.io.parse_example(
+        examples,
+        {
+            **{name: tf.io.FixedLenFeature([], tf.int64, _NO_INTEGER) for name in integers},
+            **{name: tf.io.FixedLenFeature([], tf.float32, float("nan")) for name in floats},
+            **{field.name: tf.io.FixedLenFeature([], tf.string, "") for field in schema.categorical},
+        },
+    )
+    nan = tf.constant(float("nan"), tf.float64)
+    for name in integers:
+        parsed[name] = tf.where(parsed[name] == _NO_INTEGER, nan, tf.cast(parsed[name], tf.float64))
+    for name in floats:
+        parsed[name] = tf.cast(parsed[name], tf.float64)
+    return parsed
