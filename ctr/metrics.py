@@ -83,6 +83,18 @@ def expected_calibration_error(labels: Array, predictions: Array, bins: int = 20
     return sum(gaps) / len(order)
 
 
+def chance_calibration_error(predictions: Array, bins: int = 20) -> float:
+    """The calibration error to expect, on this many rows, of predictions that are the true probabilities.
+
+    A bin's click rate then scatters about its mean prediction with standard deviation s, and E|gap| = s sqrt(2 / pi).
+    """
+    total = 0.0
+    for bin_ in np.array_split(np.sort(predictions), min(bins, len(predictions))):
+        deviation = float(np.sqrt((bin_ * (1 - bin_)).sum())) / len(bin_)
+        total += deviation * len(bin_)
+    return total * float(np.sqrt(2 / np.pi)) / len(predictions)
+
+
 def churn(first: Array, second: Array) -> float:
     """Mean |p1 - p2| between the predictions of two independent retrainings on the same rows (Anil et al. 2018, 4.4)."""
     return float(np.abs(first - second).mean())

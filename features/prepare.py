@@ -103,7 +103,7 @@ def prepare(
             "rows": rows,
             "rows_rejected": rejected.count,
             "features": {"ids": len(spec.id_fields), "dense": len(spec.dense_fields), "table_rows": sum(spec.sizes)},
-            "sources": [source.path for source in sources],
+            "sources": [_lasting(source.path) for source in sources],
             "labelled": all(source.labelled for source in sources),
             "split": {"kind": split.kind, "validation": split.validation, "test": split.test},
             "seed": seed,
@@ -192,3 +192,8 @@ def _peak_rss_mb() -> float:
     import sys
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _lasting(path: str) -> str:
+    """A path that means the same from another working folder."""
+    return path if "://" in path else str(Path(path).resolve())

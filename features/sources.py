@@ -12,7 +12,7 @@ from features.schema import Schema
 
 BATCH_ROWS = 100_000
 
-_TEXT = (".tsv", ".csv", ".txt", ".tsv.gz", ".csv.gz", ".txt.gz", ".tsv.zst", ".csv.zst", ".txt.zst")
+_TEXT = (".tsv", ".csv", ".txt", ".gz", ".zst")
 _PARQUET = (".parquet", ".pq")
 _NDJSON = (".ndjson", ".jsonl")
 

@@ -1,0 +1,231 @@
+"""`ctr compare`: trains arms side by side, several times, and says which is better by how much."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ctr import tracking
+from ctr.baselines import average, logistic_regression
+from ctr.cluster import Follow
+from ctr.config import Config, dump_config
+from ctr.data import Data, in_order
+from ctr.launch import train_run
+from ctr.metrics import Evaluation, churn, evaluate, paired_interval, relative_churn, row_log_loss
+from ctr.runs import group_folder, is_run, read_run
+from ctr.worker import SCORES_FILE
+from features.errors import BadInput
+
+RESULT_FILE = "comparison.json"
+SETTINGS_FILE = "comparison-settings.json"
+# Seeds of retrainings lie this far apart, further than those of a run's groups.
+_RETRAINING_SEEDS = 100_000
+_ENSEMBLE = 2
+
+Array = NDArray[np.float64]
+Say = Callable[[str], None]
+Bars = Callable[[str], AbstractContextManager[Follow]]
+
+
+def compare(
+    data: Data, out: Path, config: Config, *, truth: Path | None, progress: Bars, say: Say
+) -> dict[str, Any]:
+    """Trains every arm `compare.retrainings` times with different seeds and compares them on the test part.
+
+    Singles are trained once and serve `single` (the first of each retraining) and `ensemble` (their average). A
+    comparison that was stopped goes on without repeating the runs that are finished. Each arm of each retraining
+    becomes a top-level run in MLflow. Raises BadInput when `out` holds a finished comparison or one with other
+    settings, or when there are no test rows.
+    """
+    if data.parts["test"].rows == 0:
+        raise BadInput(f"{data.folder} has no test rows to compare on; prepare it with prepare.test above 0")
+    _open(out, data, config)
+    labels = np.concatenate([rows.label[:, 0] for rows in in_order(data.parts["test"], 65_536)]).astype(np.float64)
+    predictions: dict[str, list[Array]] = {arm: [] for arm in config.compare.arms}
+    for retraining in range(config.compare.retrainings):
+        for arm, scores in _train_arms(data, out, config, retraining, progress, say).items():
+            predictions[arm].append(scores)
+    arms = {arm: _summary(labels, each, seed=config.train.seed) for arm, each in predictions.items()}
+    for arm, about in arms.items():
+        about["models_served"] = _ENSEMBLE if arm == "ensemble" else 1
+    winner = min(arms, key=lambda arm: arms[arm]["log_loss"]["mean"])
+    sentences = _sentences(labels, predictions, winner, seed=config.train.seed)
+    for arm, each in predictions.items():
+        for retraining, scores in enumerate(each):
+            _log_arm(out, config, data, arm, retraining, evaluate(labels, scores))
+    if truth is not None:
+        arms["truth"] = _summary(labels, [_true_probabilities(truth, data)], seed=config.train.seed)
+    result = {
+        "arms": arms,
+        "winner": winner,
+        "sentences": sentences,
+        "rows": len(labels),
+        "retrainings": config.compare.retrainings,
+        "data_digest": data.digest,
+        "path": str(out),
+    }
+    (out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def comparison_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The comparison as a table for people: columns, rows."""
+    columns = ["arm", "log loss", "95 %", "normalised entropy", "AUC", "ECE", "churn", "models served"]
+    rows: list[list[str]] = []
+    for arm, about in result["arms"].items():
+        loss, changed = about["log_loss"], about["churn"]
+        rows.append(
+            [
+                arm,
+                f"{loss['mean']:.5f}",
+                f"{loss['low']:.5f} to {loss['high']:.5f}",
+                f"{about['normalized_entropy']:.4f}",
+                f"{about['auc']:.4f}",
+                f"{about['ece']:.4f}",
+                "-" if changed is None else f"{changed:.4f}",
+                str(about.get("models_served", "-")),
+            ]
+        )
+    return columns, rows
+
+
+def _open(out: Path, data: Data, config: Config) -> None:
+    settings = json.dumps({"data_digest": data.digest, "config": dump_config(config)})
+    known = out / SETTINGS_FILE
+    if (out / RESULT_FILE).exists():
+        raise BadInput(f"comparison {out} is finished already and left as it is; choose another --out")
+    if known.exists() and known.read_text(encoding="utf-8") != settings:
+        raise BadInput(f"comparison {out} was begun with other settings or data; choose another --out")
+    if out.exists() and not known.exists():
+        raise BadInput(f"{out} exists but is no comparison and is left as it is; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    known.write_text(settings, encoding="utf-8")
+
+
+def _train_arms(
+    data: Data, out: Path, config: Config, retraining: int, progress: Bars, say: Say
+) -> dict[str, Array]:
+    """Predictions `[rows]` of every arm on the test part, of one retraining."""
+    arms = config.compare.arms
+    seed = config.train.seed + _RETRAINING_SEEDS * retraining
+    found: dict[str, Array] = {}
+    if "single" in arms or "ensemble" in arms:
+        # Groups that do not listen to one another are independent models.
+        members = _train(data, out, config, "singles", retraining, seed, {"groups": _ENSEMBLE, "weight": 0.0}, progress)
+        found |= {"single": members[0], "ensemble": average(members)}
+    if "codistilled" in arms:
+        pair = {"groups": max(config.codistillation.groups, 2)}
+        members = _train(data, out, config, "codistilled", retraining, seed, pair, progress)
+        served = read_run(_folder(out, "codistilled", retraining))["result"]["served_group"]
+        found["codistilled"] = members[served]
+    if "logistic" in arms:
+        path = out / f"logistic-{retraining}.npy"
+        if not path.exists():
+            say("fitting logistic regression")
+            with path.open("wb") as file:
+                np.save(file, logistic_regression(data, "test", seed=seed, say=say))
+        found["logistic"] = np.load(path)
+    return {arm: found[arm] for arm in arms}
+
+
+def _train(
+    data: Data,
+    out: Path,
+    config: Config,
+    name: str,
+    retraining: int,
+    seed: int,
+    groups: dict[str, Any],
+    progress: Bars,
+) -> list[Array]:
+    """Predictions of every group of a run on the test part; the run is trained unless it is finished already."""
+    folder = _folder(out, name, retraining)
+    # model_copy does not validate, so only values of the right type go in here.
+    changed = config.model_copy(
+        update={
+            "codistillation": config.codistillation.model_copy(update=groups),
+            "train": config.train.model_copy(update={"seed": seed}),
+        }
+    )
+    count = changed.codistillation.groups
+    if not (is_run(folder) and read_run(folder)["status"] == "finished"):
+        tags = {"comparison": out.name, "arm": name, "retraining": str(retraining)}
+        with progress(f"{name} {retraining}") as follow:
+            train_run(data, folder, changed, follow=follow, score="test", tags=tags)
+    scores = [pl.read_parquet(group_folder(folder, group) / SCORES_FILE) for group in range(count)]
+    return [frame["probability"].to_numpy() for frame in scores]
+
+
+def _folder(out: Path, name: str, retraining: int) -> Path:
+    return out / f"{name}-{retraining}"
+
+
+def _summary(labels: Array, predictions: list[Array], *, seed: int) -> dict[str, Any]:
+    """An arm's figures: means over its retrainings; log loss with the 95 % interval over rows."""
+    each = [evaluate(labels, scores) for scores in predictions]
+    losses = np.mean([row_log_loss(labels, scores) for scores in predictions], axis=0)
+    mean, low, high = paired_interval(losses, seed=seed)
+    pairs = list(zip(predictions, predictions[1:], strict=False))
+    return {
+        "log_loss": {
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "spread": float(np.std([one.log_loss for one in each], ddof=1)) if len(each) > 1 else None,
+        },
+        "normalized_entropy": float(np.mean([one.normalized_entropy for one in each])),
+        "auc": float(np.mean([one.auc for one in each])),
+        "ece": float(np.mean([one.ece for one in each])),
+        "mean_prediction": float(np.mean([one.mean_prediction for one in each])),
+        "click_rate": each[0].click_rate,
+        # One member per retraining: the two of a pair learned from one another.
+        "churn": float(np.mean([churn(a, b) for a, b in pairs])) if pairs else None,
+        "relative_churn": float(np.mean([relative_churn(a, b) for a, b in pairs])) if pairs else None,
+    }
+
+
+def _sentences(labels: Array, predictions: Mapping[str, list[Array]], winner: str, *, seed: int) -> list[str]:
+    """The winner against every other arm, paired by rows."""
+    losses = {arm: np.mean([row_log_loss(labels, s) for s in each], axis=0) for arm, each in predictions.items()}
+    sentences: list[str] = []
+    for arm in predictions:
+        if arm == winner:
+            continue
+        mean, low, high = paired_interval(losses[arm] - losses[winner], seed=seed)
+        sure = "" if low > 0 else ", which may be chance"
+        retrainings = len(predictions[arm])
+        times = f"{retrainings} retraining{'s' if retrainings > 1 else ''}"
+        sentences.append(
+            f"{winner} is better than {arm} by {mean:.5f} nats (95 % over rows: {low:.5f} to {high:.5f}), {times}{sure}"
+        )
+    return sentences
+
+
+def _true_probabilities(truth: Path, data: Data) -> Array:
+    """The generator's probabilities of the test rows, by row number."""
+    if not truth.is_file():
+        raise BadInput(f"{truth} does not exist; write it with `ctr synth --truth`")
+    wanted = pl.DataFrame({"row": np.concatenate([rows.row for rows in in_order(data.parts["test"], 65_536)])})
+    found = wanted.join(pl.read_parquet(truth), on="row", how="left", maintain_order="left")
+    if found["probability"].null_count():
+        raise BadInput(f"{truth} does not have all rows of {data.folder}; it belongs to another log")
+    return found["probability"].to_numpy()
+
+
+def _log_arm(out: Path, config: Config, data: Data, arm: str, retraining: int, found: Evaluation) -> None:
+    tags = {"kind": "arm", "comparison": out.name, "arm": arm, "retraining": str(retraining), "group": arm}
+    tags |= {"data_digest": data.digest, "spec_digest": data.spec.digest}
+    params = {"arm": arm, "retraining": retraining, "seed": config.train.seed + _RETRAINING_SEEDS * retraining}
+    name = f"{out.name}/{arm}-{retraining}"
+    run_id = tracking.start_run(config.tracking.experiment, name, tags=tags, params=params)
+    metrics = {f"test_{key}": value for key, value in found.as_dict().items() if key != "rows"}
+    tracking.log_metrics(run_id, metrics, retraining)
+    tracking.log_files(run_id, {"data": data.folder / "manifest.json"})
+    tracking.end_run(run_id, "FINISHED")
+
+

@@ -1,0 +1,152 @@
+"""The gate before a model becomes champion: better than the present one, calibrated, and the same online as offline."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ctr import tracking
+from ctr.data import Data, in_order, open_data
+from ctr.metrics import chance_calibration_error, evaluate, paired_interval, row_log_loss
+from ctr.runs import find_model, is_run, read_run
+from ctr.scoring import check_same_spec, score_part
+from features.encode import encode_dense, encode_ids
+from features.errors import BadInput
+from features.sources import open_sources, read_batches
+from serving.batch import score_logs
+from serving.card import read_card
+from serving.model import ServedModel
+
+Progress = Callable[[str, int, int], None]
+
+_PARITY_ROWS = 1000
+_PARITY_TOLERANCE = 1e-6
+
+
+def promote(name: str, data_folder: Path | None, alias: str, progress: Progress) -> dict[str, Any]:
+    """Judges a model on held-out rows and, if it passes, registers it and moves the alias.
+
+    Returns the registered name, the version (None if it did not pass), whether it passed, and the reasons.
+    """
+    folder = find_model(name)
+    card = read_card(folder)
+    data = open_data(data_folder or _data_of(name, card))
+    check_same_spec(card["spec_digest"], data)
+    part = "test" if data.parts["test"].rows else "validation"
+    model = ServedModel(folder)
+    labels, scores = score_part(model, data, part, progress)
+    found = evaluate(labels, scores)
+    checks = [
+        _better(alias, data, part, labels, scores, progress),
+        _calibrated(scores, found.ece, card["config"]["gate"]["max_ece"]),
+        _same_online(model, data),
+    ]
+    passed = all(ok for ok, _ in checks)
+    reasons = [text for _, text in checks]
+    version = None
+    if passed:
+        run_id = card["run_id"] if tracking.has_run(card["run_id"]) else _run_for(folder, card)
+        tags = {"spec_digest": card["spec_digest"], "data_digest": card["data_digest"], "judged_on": part}
+        tags |= {f"reason_{index}": reason for index, reason in enumerate(reasons)}
+        version = tracking.register(folder, run_id, _example(data, model), tags)
+        tracking.set_alias(alias, version)
+    return {
+        "name": tracking.MODEL_NAME,
+        "version": version,
+        "alias": alias,
+        "passed": passed,
+        "reasons": reasons,
+        "log_loss": found.log_loss,
+        "auc": found.auc,
+        "ece": found.ece,
+    }
+
+
+def _data_of(name: str, card: dict[str, Any]) -> Path:
+    folder = Path(read_run(Path(name))["data"] if is_run(Path(name)) else card["data"])
+    if not folder.is_dir():
+        raise BadInput(f"the data that {name} was trained on, {folder}, are gone; say what to judge on with --data")
+    return folder
+
+
+def _better(
+    alias: str, data: Data, part: str, labels: NDArray[np.float64], scores: NDArray[np.float64], progress: Progress
+) -> tuple[bool, str]:
+    version = tracking.alias_version(alias)
+    if version is None:
+        return True, f"there is no {alias} yet"
+    champion = ServedModel(tracking.fetch_model(f"models:/{tracking.MODEL_NAME}@{alias}"))
+    if champion.card["spec_digest"] == data.spec.digest:
+        _, theirs = score_part(champion, data, part, progress)
+    else:
+        theirs = _score_raw(champion, data, part, progress)
+    differences = row_log_loss(labels, scores) - row_log_loss(labels, theirs)
+    mean, low, high = paired_interval(differences, seed=0)
+    worse = "better" if mean < 0 else "worse"
+    interval = f"by {abs(mean):.5f} nats (95 % of {low:+.5f} to {high:+.5f}, {len(labels):,} {part} rows)"
+    if high < 0:
+        return True, f"better than {alias} version {version} {interval}"
+    return False, f"not surely better than {alias} version {version}: {worse} {interval}"
+
+
+def _score_raw(champion: ServedModel, data: Data, part: str, progress: Progress) -> NDArray[np.float64]:
+    """The champion's scores on the rows of a part, from the raw log: its feature spec is another one."""
+    wanted = np.concatenate([rows.row for rows in in_order(data.parts[part], 65536)])
+    found: list[pl.DataFrame] = []
+    for scored, _ in score_logs(champion, _raw_logs(data), progress):
+        found.append(scored.filter(pl.col("row").is_in(pl.Series(wanted).implode())))
+    scores = pl.concat(found)
+    order = pl.DataFrame({"row": wanted}).join(scores, on="row", how="left", maintain_order="left")
+    if order["probability"].null_count():
+        raise BadInput(f"the raw logs of {data.folder} changed since it was prepared; prepare it again")
+    return order["probability"].to_numpy().astype(np.float64)
+
+
+def _calibrated(scores: NDArray[np.float64], ece: float, most: float) -> tuple[bool, str]:
+    chance = chance_calibration_error(scores)
+    ok = ece <= most + chance
+    text = f"calibration error {ece:.4f}, at most {most:g} and the {chance:.4f} that chance alone gives on these rows"
+    return ok, f"{'calibrated' if ok else 'not calibrated'}: {text}"
+
+
+def _same_online(model: ServedModel, data: Data) -> tuple[bool, str]:
+    """Raw rows through the serving signature against the same rows as the pipeline encodes them."""
+    frame = next(read_batches(open_sources(_raw_logs(data)[:1], data.spec.schema), data.spec.schema)).frame
+    frame = frame.head(_PARITY_ROWS)
+    offline = model.from_packed(encode_ids(frame, model.spec), encode_dense(frame, model.spec))
+    online = model.from_columns(_raw_columns(model, frame), frame.height)
+    gap = float(np.abs(offline - online).max())
+    text = f"largest difference of serving and pipeline {gap:.1e} on {frame.height} raw rows"
+    return gap <= _PARITY_TOLERANCE, f"{'same' if gap <= _PARITY_TOLERANCE else 'NOT the same'} online as offline: {text}"
+
+
+def _raw_columns(model: ServedModel, frame: pl.DataFrame) -> dict[str, Any]:
+    numbers = {name: frame[name].fill_null(float("nan")).to_list() for name in model.number_fields}
+    return {**numbers, **{name: frame[name].fill_null("").to_list() for name in model.category_fields}}
+
+
+def _raw_logs(data: Data) -> list[str]:
+    logs = [str(source) for source in data.manifest["sources"]]
+    gone = [log for log in logs if "://" not in log and not Path(log).exists()]
+    if gone:
+        raise BadInput(f"{data.folder} was prepared from {gone[0]}, which is gone; the gate needs raw rows to check parity")
+    return logs
+
+
+def _example(data: Data, model: ServedModel) -> dict[str, Any]:
+    frame = next(read_batches(open_sources(_raw_logs(data)[:1], data.spec.schema), data.spec.schema)).frame
+    return {name: values[0] for name, values in _raw_columns(model, frame.head(1)).items()}
+
+
+def _run_for(folder: Path, card: dict[str, Any]) -> str:
+    """A run for a model whose own is in another store."""
+    tags = {"kind": "import", "group": str(card["group"]), "origin_run_id": card["run_id"]}
+    experiment = card["config"]["tracking"]["experiment"]
+    run_id = tracking.start_run(experiment, f"import/{folder.name}", tags=tags, params={"path": str(folder)})
+    for part, figures in card["metrics"].items():
+        tracking.log_metrics(run_id, {f"{part}_{key}": value for key, value in figures.items()}, 0)
+    tracking.end_run(run_id, "FINISHED")
+    return run_id

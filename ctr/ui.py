@@ -1,0 +1,34 @@
+"""`ctr ui`: MLflow's own UI on the project's store."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from ctr import tracking
+from features.errors import BadInput, WorkFailed
+
+
+def serve_ui(port: int) -> None:
+    """Serves the UI on this machine until Ctrl-C. Raises BadInput if the port is in use."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BadInput(f"cannot listen on port {port}: {error.strerror}; choose another --port") from None
+    tracking.client()
+    sys.stderr.write(f"MLflow's UI on {tracking.store()}: http://127.0.0.1:{port} (Ctrl-C stops)\n")
+    # One worker and no job execution: the UI is up in seconds instead of half a minute.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking.store()]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(command, env=environment)
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
+        return
+    if code:
+        raise WorkFailed(f"MLflow's UI ended with code {code}; what it said is above")
