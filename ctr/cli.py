@@ -208,7 +208,9 @@ def export(
 @app.command()
 def promote(
     model: Model,
-    data: Annotated[Path | None, typer.Option(help="Prepared data to judge on; default: what it was trained on.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared data to judge on; default: what it was trained on.")
+    ] = None,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
     as_json: Json = False,
 ) -> None:
@@ -268,7 +270,8 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
 
 @app.command()
 def validate(
-    configs: Annotated[list[Path], typer.Argument(help="Configuration files.", show_default=False)], as_json: Json = False
+    configs: Annotated[list[Path], typer.Argument(help="Configuration files.", show_default=False)],
+    as_json: Json = False,
 ) -> None:
     """Check configuration files, and the schemas that they name."""
     from ctr.config import load_config
@@ -295,7 +298,9 @@ def _run(arguments: list[str] | None) -> int:
     except WorkFailed as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
-        return _fail("stopped by Ctrl-C; what was finished is kept, and the same `ctr train` or `ctr compare` resumes", 1)
+        return _fail(
+            "stopped by Ctrl-C; what was finished is kept, and the same `ctr train` or `ctr compare` resumes", 1
+        )
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the disk's free space", 1)

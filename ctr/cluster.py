@@ -56,7 +56,9 @@ def tf_configs(groups: int, workers: int) -> list[list[str]]:
     return configs
 
 
-def start_groups(arguments: Sequence[str], run: Path, *, groups: int, workers: int, tags: dict[str, str]) -> list[Process]:
+def start_groups(
+    arguments: Sequence[str], run: Path, *, groups: int, workers: int, tags: dict[str, str]
+) -> list[Process]:
     """Starts `ctr worker ARGUMENTS` for each worker of each group; their standard error goes to logs in the run."""
     processes: list[Process] = []
     for group, configs in enumerate(tf_configs(groups, workers)):

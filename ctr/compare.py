@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,7 @@ Say = Callable[[str], None]
 Bars = Callable[[str], AbstractContextManager[Follow]]
 
 
-def compare(
-    data: Data, out: Path, config: Config, *, truth: Path | None, progress: Bars, say: Say
-) -> dict[str, Any]:
+def compare(data: Data, out: Path, config: Config, *, truth: Path | None, progress: Bars, say: Say) -> dict[str, Any]:
     """Trains every arm `compare.retrainings` times with different seeds and compares them on the test part.
 
     Singles are trained once and serve `single` (the first of each retraining) and `ensemble` (their average). A
@@ -107,9 +106,7 @@ def _open(out: Path, data: Data, config: Config) -> None:
     known.write_text(settings, encoding="utf-8")
 
 
-def _train_arms(
-    data: Data, out: Path, config: Config, retraining: int, progress: Bars, say: Say
-) -> dict[str, Array]:
+def _train_arms(data: Data, out: Path, config: Config, retraining: int, progress: Bars, say: Say) -> dict[str, Array]:
     """Predictions `[rows]` of every arm on the test part, of one retraining."""
     arms = config.compare.arms
     seed = config.train.seed + _RETRAINING_SEEDS * retraining
@@ -170,7 +167,7 @@ def _summary(labels: Array, predictions: list[Array], *, seed: int) -> dict[str,
     each = [evaluate(labels, scores) for scores in predictions]
     losses = np.mean([row_log_loss(labels, scores) for scores in predictions], axis=0)
     mean, low, high = paired_interval(losses, seed=seed)
-    pairs = list(zip(predictions, predictions[1:], strict=False))
+    pairs = list(pairwise(predictions))
     return {
         "log_loss": {
             "mean": mean,
@@ -227,5 +224,3 @@ def _log_arm(out: Path, config: Config, data: Data, arm: str, retraining: int, f
     tracking.log_metrics(run_id, metrics, retraining)
     tracking.log_files(run_id, {"data": data.folder / "manifest.json"})
     tracking.end_run(run_id, "FINISHED")
-
-

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,7 +69,7 @@ def _progress() -> Progress:
 
 
 @contextmanager
-def rows_progress() -> Iterator[Told]:
+def rows_progress() -> Generator[Told]:
     """A bar a stage, fed with rows done; yields what to call."""
     plain = _PlainLines()
     with _progress() as progress:
@@ -87,7 +87,7 @@ def rows_progress() -> Iterator[Told]:
 
 
 @contextmanager
-def groups_progress(title: str) -> Iterator[Follow]:
+def groups_progress(title: str) -> Generator[Follow]:
     """A bar a group, fed with the events of `ctr.worker`; yields what to call."""
     plain = _PlainLines()
     with _progress() as progress:

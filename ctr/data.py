@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     dense: NDArray[np.float32]
 
     def take(self, chosen: NDArray[np.int64] | slice) -> "Rows":
-        return Rows(*(values[chosen] for values in self))
+        return Rows(self.row[chosen], self.label[chosen], self.ids[chosen], self.dense[chosen])
 
 
 @dataclass(frozen=True)

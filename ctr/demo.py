@@ -39,12 +39,34 @@ def main() -> None:
 
 
 def _run_all(rows: int, config: str) -> None:
-    _ctr("1. A click log whose true click probabilities are known",
-         "synth", "--rows", str(rows), "--out", "log.tsv", "--truth", "truth.parquet")
-    _ctr("2. Raw log to encoded shards: first 80 % of the week to train, 10 % to validate, 10 % to test",
-         "prepare", "log.tsv", "--out", "data", "--config", config)
-    _ctr("3. Two models side by side, each learning from labels and from the other's predictions",
-         "train", "data", "--out", "run", "--config", config)
+    _ctr(
+        "1. A click log whose true click probabilities are known",
+        "synth",
+        "--rows",
+        str(rows),
+        "--out",
+        "log.tsv",
+        "--truth",
+        "truth.parquet",
+    )
+    _ctr(
+        "2. Raw log to encoded shards: first 80 % of the week to train, 10 % to validate, 10 % to test",
+        "prepare",
+        "log.tsv",
+        "--out",
+        "data",
+        "--config",
+        config,
+    )
+    _ctr(
+        "3. Two models side by side, each learning from labels and from the other's predictions",
+        "train",
+        "data",
+        "--out",
+        "run",
+        "--config",
+        config,
+    )
     _ctr("4. The served one of the two on the test rows", "evaluate", "run", "data")
     _ctr("5. A SavedModel that takes raw rows", "export", "run", "--out", "model")
     _ctr("6. Through the gate and into the registry", "promote", "run")
@@ -52,8 +74,17 @@ def _run_all(rows: int, config: str) -> None:
         new.writelines(line for line, _ in zip(log, range(20_000), strict=False))
     _ctr("7. Scores for raw rows", "predict", "models:/ctr@champion", "new.tsv", "--out", "scores.parquet")
     _serve_once(Path("new.tsv"))
-    compared = _ctr("9. Is one codistilled model as good as two models averaged?",
-                    "compare", "data", "--out", "comparison", "--config", config, "--truth", "truth.parquet")
+    compared = _ctr(
+        "9. Is one codistilled model as good as two models averaged?",
+        "compare",
+        "data",
+        "--out",
+        "comparison",
+        "--config",
+        config,
+        "--truth",
+        "truth.parquet",
+    )
     _conclude(compared)
 
 
@@ -65,7 +96,11 @@ def _ctr(title: str, *arguments: str) -> dict[str, Any]:
         sys.exit(done.returncode)
     result: dict[str, Any] = json.loads(done.stdout)
     plain = {key: value for key, value in result.items() if not isinstance(value, (dict, list))}
-    say(", ".join(f"{key} {_short(value)}" for key, value in plain.items() if key not in ("digest", "spec_digest", "path")))
+    say(
+        ", ".join(
+            f"{key} {_short(value)}" for key, value in plain.items() if key not in ("digest", "spec_digest", "path")
+        )
+    )
     for reason in result.get("reasons", []):
         say(f"- {reason}")
     return result

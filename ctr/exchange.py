@@ -63,7 +63,9 @@ class Exchange:
         self._clean(step)
         return len(body)
 
-    def wait_for(self, peer: int, step: int, timeout: float, alive: Callable[[], None] = lambda: None) -> Snapshot | None:
+    def wait_for(
+        self, peer: int, step: int, timeout: float, alive: Callable[[], None] = lambda: None
+    ) -> Snapshot | None:
         """The peer's snapshot of exactly this step; None if it does not come within `timeout` seconds or is unfit.
 
         `alive` is called while waiting, so that the caller can end the wait by raising.
@@ -132,4 +134,4 @@ def _write_whole(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    aside.replace(path)

@@ -71,7 +71,9 @@ def fetch(name: str, out: Path, *, mirror: str | None, progress: Progress) -> di
             if expected and expected != digest:
                 path.unlink()
                 raise WorkFailed(f"{file} has SHA-256 {digest} instead of {expected}; it was removed, fetch it again")
-            verified[file] = "server's digest" if file in published or given else "seen before" if expected else "none given"
+            verified[file] = (
+                "server's digest" if file in published or given else "seen before" if expected else "none given"
+            )
             sums[file] = digest
             _write_sums(out / SUMS_FILE, sums)
             size += path.stat().st_size

@@ -58,7 +58,11 @@ def train_run(
 
 def _result(members: list[dict[str, Any]]) -> dict[str, Any]:
     """The served member's figures: the one with the least log loss, where there are validation rows to choose by."""
-    chosen = min(members, key=lambda member: member["log_loss"]) if members[0]["evaluated_on"] == "validation" else members[0]
+    chosen = (
+        min(members, key=lambda member: member["log_loss"])
+        if members[0]["evaluated_on"] == "validation"
+        else members[0]
+    )
     return {
         "log_loss": chosen["log_loss"],
         "auc": chosen["auc"],
@@ -80,7 +84,9 @@ def _check_fits(data: Data, config: Config) -> None:
         raise BadInput(f"{data.folder} has no training rows; prepare it with a smaller validation and test part")
     batch, workers = config.train.batch_size, config.train.workers_per_group
     if batch % workers:
-        raise BadInput(f"train.batch_size {batch} does not divide among {workers} workers; choose a multiple of {workers}")
+        raise BadInput(
+            f"train.batch_size {batch} does not divide among {workers} workers; choose a multiple of {workers}"
+        )
 
 
 def _open_run(data: Data, run: Path, config: Config) -> dict[str, Any]:

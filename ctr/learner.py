@@ -24,7 +24,7 @@ class Learner:
         """`batch_size` is the whole group's. `peers` are models of the same shape, one for each other group."""
         self.strategy, self.model, self.optimizer, self.peers = strategy, model, optimizer, list(peers)
         self.batch_size = batch_size
-        self.present = tf.Variable(np.zeros(len(self.peers), np.float32), trainable=False, name="present")
+        self.present = tf.Variable(tf.zeros([len(self.peers)]), trainable=False, name="present")
         ids = tf.TensorSpec([None, model.field_count], tf.int32)
         dense = tf.TensorSpec([None, model.dense_count], tf.float32)
         label, weight = tf.TensorSpec([None, 1], tf.float32), tf.TensorSpec([], tf.float32)
@@ -56,6 +56,10 @@ class Learner:
         """The model's own weights by name."""
         return {name: variable.numpy() for name, variable in self.model.named_weights().items()}
 
+    def learning_rate_at(self, step: int) -> float:
+        """AdaGrad's rate at a step."""
+        return float(self.optimizer.optimizers[-1].learning_rate(step))
+
     def predict(self, batches: Iterable[Rows]) -> NDArray[np.float64]:
         """Click probabilities `[rows]` of all rows."""
         scores = [self._probabilities(rows.ids, rows.dense).numpy() for rows in batches]
@@ -78,7 +82,7 @@ class Learner:
 
     def _update(self, inputs: dict[str, Any]) -> Any:
         with tf.GradientTape() as tape:
-            # The mean over the group's whole batch, of which this worker has a share; gradients are summed over workers.
+            # The mean over the group's whole batch: this worker has a share of it, and gradients are summed.
             loss = tf.reduce_sum(self.model.compute_loss(inputs, training=True)) / self.batch_size
         variables = self.model.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))

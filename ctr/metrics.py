@@ -39,7 +39,9 @@ class Evaluation:
 def evaluate(labels: Array, predictions: Array) -> Evaluation:
     """All figures of predictions `[rows]` on labels `[rows]` of 0 and 1. Raises ValueError without rows."""
     if len(labels) == 0 or labels.shape != predictions.shape:
-        raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} must be equally long and not empty")
+        raise ValueError(
+            f"labels {labels.shape} and predictions {predictions.shape} must be equally long and not empty"
+        )
     loss = float(row_log_loss(labels, predictions).mean())
     rate = float(labels.mean())
     entropy = float(row_log_loss(labels, np.full_like(labels, rate)).mean()) if 0 < rate < 1 else float("nan")
@@ -96,7 +98,7 @@ def chance_calibration_error(predictions: Array, bins: int = 20) -> float:
 
 
 def churn(first: Array, second: Array) -> float:
-    """Mean |p1 - p2| between the predictions of two independent retrainings on the same rows (Anil et al. 2018, 4.4)."""
+    """Mean |p1 - p2| between two independent retrainings' predictions of the same rows (Anil et al. 2018, 4.4)."""
     return float(np.abs(first - second).mean())
 
 

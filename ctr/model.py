@@ -10,6 +10,9 @@ import tf_keras
 
 from ctr.codistill import distillation_loss
 
+# Keras 2 as its users know it, which the types that TensorFlow ships (of Keras 3) do not describe.
+keras: Any = tf_keras
+
 
 class WideAndDeep(tfrs.Model):
     """logit = wide . (ids, dense) + MLP(embeddings, dense).
@@ -29,24 +32,24 @@ class WideAndDeep(tfrs.Model):
         hidden: Sequence[int],
         click_rate: float,
     ):
-        """`sizes`: ids of each field; the last `cross_count` are crosses. `click_rate`: what an untrained model predicts."""
+        """`sizes`: ids of each field, the last `cross_count` of them crosses. `click_rate`: predicted at first."""
         super().__init__(name="wide_and_deep")
         self.field_count, self.dense_count, self.embedding_dim = len(sizes), dense_count, embedding_dim
         self.deep_count = len(sizes) - cross_count
         self.starts = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
         rows, deep_rows = sum(sizes), sum(sizes[: self.deep_count])
-        small = tf_keras.initializers.RandomNormal(stddev=0.01)
-        self.table = self.add_weight("table", [deep_rows, embedding_dim], initializer=small)
-        self.wide = self.add_weight("wide", [rows, 1], initializer="zeros")
-        self.wide_dense = self.add_weight("wide_dense", [2 * dense_count, 1], initializer="zeros")
+        small = keras.initializers.RandomNormal(stddev=0.01)
+        self.table = self.add_weight(name="table", shape=[deep_rows, embedding_dim], initializer=small)
+        self.wide = self.add_weight(name="wide", shape=[rows, 1], initializer="zeros")
+        self.wide_dense = self.add_weight(name="wide_dense", shape=[2 * dense_count, 1], initializer="zeros")
         self.hidden = [
-            tf_keras.layers.Dense(units, "relu", kernel_initializer="he_uniform", name=f"hidden_{i}")
+            keras.layers.Dense(units, "relu", kernel_initializer="he_uniform", name=f"hidden_{i}")
             for i, units in enumerate(hidden)
         ]
-        base_logit = tf_keras.initializers.Constant(float(np.log(click_rate / (1 - click_rate))))
-        self.logit = tf_keras.layers.Dense(1, bias_initializer=base_logit, name="logit")
-        self.task = tfrs.tasks.Ranking(
-            loss=tf_keras.losses.BinaryCrossentropy(from_logits=True, reduction=tf_keras.losses.Reduction.NONE)
+        base_logit = keras.initializers.Constant(float(np.log(click_rate / (1 - click_rate))))
+        self.logit = keras.layers.Dense(1, bias_initializer=base_logit, name="logit")
+        self.task: Any = tfrs.tasks.Ranking(
+            loss=keras.losses.BinaryCrossentropy(from_logits=True, reduction=keras.losses.Reduction.NONE)
         )
         width = self.deep_count * embedding_dim + 2 * dense_count
         for layer in [*self.hidden, self.logit]:
@@ -54,7 +57,7 @@ class WideAndDeep(tfrs.Model):
             width = layer.units
         self.built = True
 
-    def call(self, inputs: Mapping[str, Any], training: bool = False) -> Any:
+    def call(self, inputs: Mapping[str, Any], training: bool = False) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Logits `[batch, 1]` of `ids` int32 `[batch, fields]` and `dense` float32 `[batch, numbers]`."""
         places = inputs["ids"] + self.starts
         missing = tf.math.is_nan(inputs["dense"])
@@ -67,7 +70,7 @@ class WideAndDeep(tfrs.Model):
         return wide + self.logit(deep)
 
     def compute_loss(self, inputs: Mapping[str, Any], training: bool = False) -> Any:
-        """Loss of each row in nats, `[batch]`: CE(label) and, where `inputs` has a `teacher`, `weight` x CE(teacher)."""
+        """Loss of each row (nats), `[batch]`: CE(label) and, where `inputs` has a `teacher`, `weight` x CE(teacher)."""
         logits = self(inputs, training=training)
         loss = self.task(labels=inputs["label"], predictions=logits, compute_metrics=False)
         if "teacher" in inputs:
@@ -82,7 +85,10 @@ class WideAndDeep(tfrs.Model):
     @property
     def deep_variables(self) -> list[Any]:
         """What AdaGrad updates."""
-        return [self.table, *(variable for layer in [*self.hidden, self.logit] for variable in layer.trainable_variables)]
+        return [
+            self.table,
+            *(variable for layer in [*self.hidden, self.logit] for variable in layer.trainable_variables),
+        ]
 
     def named_weights(self) -> dict[str, Any]:
         """Every trainable variable by a name that is the same in every process."""

@@ -120,7 +120,10 @@ def _same_online(model: ServedModel, data: Data) -> tuple[bool, str]:
     online = model.from_columns(_raw_columns(model, frame), frame.height)
     gap = float(np.abs(offline - online).max())
     text = f"largest difference of serving and pipeline {gap:.1e} on {frame.height} raw rows"
-    return gap <= _PARITY_TOLERANCE, f"{'same' if gap <= _PARITY_TOLERANCE else 'NOT the same'} online as offline: {text}"
+    return (
+        gap <= _PARITY_TOLERANCE,
+        f"{'same' if gap <= _PARITY_TOLERANCE else 'NOT the same'} online as offline: {text}",
+    )
 
 
 def _raw_columns(model: ServedModel, frame: pl.DataFrame) -> dict[str, Any]:
@@ -132,7 +135,9 @@ def _raw_logs(data: Data) -> list[str]:
     logs = [str(source) for source in data.manifest["sources"]]
     gone = [log for log in logs if "://" not in log and not Path(log).exists()]
     if gone:
-        raise BadInput(f"{data.folder} was prepared from {gone[0]}, which is gone; the gate needs raw rows to check parity")
+        raise BadInput(
+            f"{data.folder} was prepared from {gone[0]}, which is gone; the gate needs raw rows to check parity"
+        )
     return logs
 
 

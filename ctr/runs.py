@@ -1,11 +1,11 @@
 """The RUN folder: what `ctr train` leaves, and how every command finds the model in it.
 
-    RUN/config.yaml            the whole configuration
-    RUN/run.json               data, digests, status (running, finished, killed, failed), result
-    RUN/exchange/group-G/      snapshots that groups publish
-    RUN/group-G/checkpoint/    where a restart goes on from
-    RUN/group-G/model/         the group's SavedModel
-    RUN/group-G/worker-W.log   what its processes said
+RUN/config.yaml            the whole configuration
+RUN/run.json               data, digests, status (running, finished, killed, failed), result
+RUN/exchange/group-G/      snapshots that groups publish
+RUN/group-G/checkpoint/    where a restart goes on from
+RUN/group-G/model/         the group's SavedModel
+RUN/group-G/worker-W.log   what its processes said
 """
 
 import json
@@ -37,7 +37,7 @@ def write_run(folder: Path, about: dict[str, Any]) -> None:
     """Replaces `run.json` in one move."""
     aside = folder / f".{RUN_FILE}.{os.getpid()}"
     aside.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, folder / RUN_FILE)
+    aside.replace(folder / RUN_FILE)
 
 
 def group_folder(run: Path, group: int) -> Path:
@@ -63,7 +63,9 @@ def find_model(name: str) -> Path:
     if is_run(folder):
         about = read_run(folder)
         if about["status"] != "finished":
-            raise BadInput(f"run {folder} is {about['status']}, not finished; run the same `ctr train` again to finish it")
+            raise BadInput(
+                f"run {folder} is {about['status']}, not finished; run the same `ctr train` again to finish it"
+            )
         return member_model(folder, about["result"]["served_group"])
     if not is_saved_model(folder):
         what = "does not exist" if not folder.exists() else "is neither a run nor a SavedModel of this project"

@@ -4,11 +4,14 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import mlflow.artifacts
+import mlflow.models
+import mlflow.pyfunc
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -155,7 +158,7 @@ def fetch_model(uri: str) -> Path:
 
 
 @contextlib.contextmanager
-def _mlflow_errors(work: str) -> Iterator[None]:
+def _mlflow_errors(work: str) -> Generator[None]:
     try:
         yield
     except MlflowException as error:
@@ -163,7 +166,7 @@ def _mlflow_errors(work: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Without MLflow's own progress bars and prints."""
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     with contextlib.redirect_stdout(sys.stderr):

@@ -93,8 +93,8 @@ def train(
     called at every step, so that the caller can end the training by raising. Raises WorkFailed when the loss is no
     longer finite.
     """
-    position = tf.Variable(0, dtype=tf.int64, trainable=False)
-    known = tf.Variable(np.full(max(len(learner.peers), 1), -1, np.int64), trainable=False)
+    position = tf.Variable(tf.zeros([], tf.int64), trainable=False)
+    known = tf.Variable(-tf.ones([max(len(learner.peers), 1)], tf.int64), trainable=False)
     state = tf.train.Checkpoint(
         model=learner.model,
         optimizer=learner.optimizer,
@@ -159,9 +159,7 @@ def evaluate_part(learner: Learner, part: Part) -> Evaluation:
     return evaluate(labels, learner.predict(in_order(part, EVALUATION_BATCH)))
 
 
-def _dataset(
-    part: Part, learner: Learner, *, seed: int, first_step: int, worker: int, workers: int, steps: int
-) -> Any:
+def _dataset(part: Part, learner: Learner, *, seed: int, first_step: int, worker: int, workers: int, steps: int) -> Any:
     model = learner.model
 
     def rows() -> Iterator[Any]:
@@ -180,8 +178,7 @@ def _dataset(
 
 def _check_finite(loss: float, step: int, learner: Learner, checkpoint: str | None) -> float:
     if not math.isfinite(loss):
-        rate = learner.optimizer.optimizers[-1].learning_rate
-        rate = float(rate(step)) if callable(rate) else float(rate)
+        rate = learner.learning_rate_at(step)
         last = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         raise WorkFailed(f"loss is {loss} at step {step} with learning rate {rate:.3g}; {last}; try a lower rate")
     return loss

@@ -45,7 +45,7 @@ class Place:
 
 
 def find_place(run: Path) -> Place:
-    """This process's place, from the environment. Raises BadInput if TF_CONFIG or a CTR_ variable cannot be read."""
+    """This process's place, from the environment. Raises BadInput if those variables are wrong."""
     try:
         config = json.loads(os.environ.get("TF_CONFIG") or "{}")
         workers = len(config["cluster"]["worker"]) if config else 1
@@ -107,9 +107,9 @@ def _train(
     training, validation = data.parts["train"], data.parts["validation"]
     steps = max(1, int(config.train.epochs * training.rows / config.train.batch_size))
     start = min(int(config.codistillation.burn_in_epochs * training.rows / config.train.batch_size), steps)
-    codistilled = place.groups > 1
+    codistilled = place.groups > 1 and config.codistillation.weight > 0
 
-    def build() -> WideAndDeep:
+    def build() -> Any:
         return WideAndDeep(
             sizes=data.spec.sizes,
             cross_count=data.spec.cross_count,
@@ -131,7 +131,8 @@ def _train(
             steps=steps,
             final_rate=config.optimizer.final_rate,
         )
-    peer_groups = [group for group in range(place.groups) if group != place.group]
+    # With weight 0 groups are independent models, which neither listen nor publish.
+    peer_groups = [group for group in range(place.groups) if group != place.group] if codistilled else []
     learner = Learner(strategy, model, optimizer, [build() for _ in peer_groups], batch_size=config.train.batch_size)
     schedule = Schedule(
         steps=steps,
@@ -179,7 +180,7 @@ def _train(
     )
     if tracker is None:
         return {"group": place.group, **measured}
-    evaluated = next((part for part in (validation, data.parts["test"], training) if part.rows))
+    evaluated = next(part for part in (validation, data.parts["test"], training) if part.rows)
     figures = evaluate_part(learner, evaluated).as_dict()
     result = {
         "group": place.group,
@@ -237,7 +238,11 @@ def _export(
         "config": config.model_dump(mode="json"),
     }
     export(
-        lambda ids, dense: model({"ids": ids, "dense": dense}), list(model.named_weights().values()), data.spec, out, card
+        lambda ids, dense: model({"ids": ids, "dense": dense}),
+        list(model.named_weights().values()),
+        data.spec,
+        out,
+        card,
     )
 
 
@@ -261,7 +266,11 @@ class _Tracker:
             self.run_id = tracking.start_run(
                 config.tracking.experiment, f"{run.name}/group-{place.group}", tags=tags, params=params
             )
-            files = {"config": run / CONFIG_FILE, "features": data.folder / SPEC_FILE, "data": data.folder / MANIFEST_FILE}
+            files = {
+                "config": run / CONFIG_FILE,
+                "features": data.folder / SPEC_FILE,
+                "data": data.folder / MANIFEST_FILE,
+            }
             tracking.log_files(self.run_id, files)
             id_file.write_text(self.run_id, encoding="utf-8")
 

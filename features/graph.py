@@ -1,5 +1,9 @@
 """The same transforms as TensorFlow operations, so that a SavedModel takes raw rows."""
 
+# TensorFlow has no types worth the name.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
 from typing import Any
 
 import numpy as np
@@ -23,12 +27,12 @@ class FeatureGraph(tf.Module):
         lengths = [count + 1 for count in self._buckets.values()]
         self._starts = np.cumsum([0, *lengths[:-1]]).astype(np.int64)
         flat = np.concatenate([spec.ids[name] for name in spec.id_fields])
-        self.bucket_ids = tf.Variable(flat, trainable=False, name="bucket_ids")
+        self.bucket_ids = tf.Variable(tf.constant(flat), trainable=False, name="bucket_ids")
         self._sizes = np.array(spec.sizes, np.int32)
 
     @property
     def raw_signature(self) -> dict[str, tf.TensorSpec]:
-        """Raw fields by name: numbers float64 `[batch]`, NaN for missing; categories strings `[batch]`, "" for missing."""
+        """Raw fields by name, `[batch]` each: numbers float64, NaN for missing; categories strings, "" for missing."""
         schema = self.spec.schema
         return {
             **{field.name: tf.TensorSpec([None], tf.float64, field.name) for field in schema.numeric},
@@ -36,7 +40,7 @@ class FeatureGraph(tf.Module):
         }
 
     def encode(self, raw: dict[str, Any]) -> tuple[Any, Any]:
-        """Raw fields, as `raw_signature` says, to ids int32 `[batch, id fields]` and dense float32 `[batch, dense fields]`."""
+        """Raw fields (`raw_signature`) to ids int32 `[batch, id fields]` and dense float32 `[batch, dense fields]`."""
         return self._ids(raw), self._dense(raw)
 
     def known_ids(self, ids: Any) -> Any:

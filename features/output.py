@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from features.errors import BadInput
 
 
 @contextmanager
-def appears_whole(target: Path) -> Iterator[Path]:
+def appears_whole(target: Path) -> Generator[Path]:
     """A folder to write into that becomes `target` when the block ends well, and is removed when it does not.
 
     Raises BadInput if `target` exists already.
@@ -27,7 +27,7 @@ def appears_whole(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def file_appears_whole(target: Path) -> Iterator[Path]:
+def file_appears_whole(target: Path) -> Generator[Path]:
     """The same for one file; it takes the target's ending, since writers look at it. Replaces a file that is there."""
     if target.is_dir():
         raise BadInput(f"{target} is a folder; give the path of a file to write")
@@ -35,7 +35,7 @@ def file_appears_whole(target: Path) -> Iterator[Path]:
     aside = _aside(target)
     try:
         yield aside
-        os.replace(aside, target)
+        aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
 

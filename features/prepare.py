@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from features.encode import ShardWriter, mix
+from features.draws import mix
 from features.errors import BadInput
 from features.fit import fit
-from features.hashing import bucket_counts
 from features.output import appears_whole
 from features.schema import Schema
+from features.shards import ShardWriter
 from features.sources import Batch, Source, open_sources, read_batches
 from features.spec import FeatureSpec
 
@@ -76,7 +76,9 @@ def prepare(
         if total == 0:
             raise BadInput(f"{', '.join(inputs)} hold no row; a click log has one row a line")
         if fitted is None and not all(source.labelled for source in sources):
-            raise BadInput(f"{_unlabelled(sources)} has no labels to train on; encode it with --spec of a prepared folder")
+            raise BadInput(
+                f"{_unlabelled(sources)} has no labels to train on; encode it with --spec of a prepared folder"
+            )
         rejected = _Rejects(folder / REJECTED_FILE, total, max_reject_rate)
         batches = _told(rejected.keep(read_batches(sources, schema)), "reading", total, progress)
         if fitted is None:

@@ -83,7 +83,9 @@ def criteo() -> Schema:
     )
 
 
-def load_schema(name: str, *, buckets: int | None, min_count: int | None, crosses: tuple[tuple[str, ...], ...]) -> Schema:
+def load_schema(
+    name: str, *, buckets: int | None, min_count: int | None, crosses: tuple[tuple[str, ...], ...]
+) -> Schema:
     """The schema called `name` ("criteo", or a path to YAML), with the given settings where they are not None.
 
     `buckets` holds for categorical fields and crosses, `min_count` for every field; `crosses` are added to the

@@ -43,7 +43,7 @@ class Source:
 
 
 def open_sources(inputs: list[str], schema: Schema) -> list[Source]:
-    """The files that `inputs` name (paths, globs, object-store addresses), in order, globs sorted, with their row counts.
+    """The files that `inputs` name (paths, globs, object-store addresses), in order, with their row counts.
 
     Raises BadInput for a name that matches no file, an empty file, an unknown kind of file, and columns that are not
     the schema's.
@@ -203,9 +203,7 @@ def _reason(row: dict[str, object], problems: dict[str, bool], schema: Schema) -
 
 
 def _rejected(rows: pl.DataFrame, source: Source, reasons: list[str]) -> pl.DataFrame:
-    return rows.select(
-        pl.lit(source.path).alias("file"), "line", pl.Series("reason", reasons, dtype=pl.String), "text"
-    )
+    return rows.select(pl.lit(source.path).alias("file"), "line", pl.Series("reason", reasons, dtype=pl.String), "text")
 
 
 def _columns(source: Source, schema: Schema) -> list[str]:

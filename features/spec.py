@@ -1,4 +1,4 @@
-"""The fitted FeatureSpec: all that turns a raw row into ids and dense values, shared by shards, runs and SavedModels."""
+"""The fitted FeatureSpec: what turns a raw row into ids and dense values, for shards, runs and SavedModels."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ class FeatureSpec:
     Attributes:
         schema: the fields.
         scales: for each dense numeric field, mean and standard deviation of sign(x) ln(1 + |x|).
-        ids: for each field that gets an id, int32 `[buckets + 1]`: the id of every bucket; the last is the missing one's.
+        ids: for each field that gets an id, int32 `[buckets + 1]`: the id of every bucket, the missing one's last.
     """
 
     schema: Schema
@@ -88,7 +88,9 @@ def load_spec(folder: Path) -> FeatureSpec:
         readable = cast(dict[str, Any], json.loads((folder / SPEC_FILE).read_text(encoding="utf-8")))
         arrays = load_arrays((folder / ARRAYS_FILE).read_bytes())
     except OSError as error:
-        raise BadInput(f"no feature spec in {folder}: {error.strerror}; give a folder that `ctr prepare` made") from None
+        raise BadInput(
+            f"no feature spec in {folder}: {error.strerror}; give a folder that `ctr prepare` made"
+        ) from None
     except (ValueError, SafetensorError) as error:
         raise BadInput(f"the feature spec in {folder} cannot be read: {error}; prepare the data again") from None
     if readable.get("version") != VERSION:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -65,7 +65,8 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}': {did_you_mean(path[-1], _fields_at(kind, path[:-1]))}"
     if problem["type"] == "value_error":
-        return f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
+        said = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: {said}" if key else said
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"'{key}' got {problem['input']!r}: {message}"
 
@@ -85,6 +86,6 @@ def _groups_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     found: list[type[BaseModel]] = []
-    for argument in getattr(annotation, "__args__", ()):
+    for argument in get_args(annotation):
         found += _groups_in(argument)
     return found

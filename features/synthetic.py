@@ -6,7 +6,7 @@ the day. The 26 categories are the three's own ids, coarser groups of them, and 
 counts are noisy readings of the traits, missing more often where a trait is low.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from features.encode import mix
+from features.draws import mix
 from features.output import file_appears_whole
 from features.schema import criteo
 
@@ -37,12 +37,14 @@ class _Column:
 
 
 _CATEGORIES = (
-    _Column("ad", 1_400, True), _Column("page", 550, True), _Column("user", 0, False), _Column("ad", 0, False),
-    _Column("page", 300, True), _Column("user", 16, True, 0.1), _Column("ad", 11_000, False), _Column("page", 600, True),
-    _Column("user", 3, True), _Column("user", 20_000, False), _Column("ad", 5_000, False), _Column("user", 0, False, 0.2),
-    _Column("ad", 3_000, True), _Column("page", 26, True), _Column("page", 0, False), _Column("ad", 0, False, 0.1),
-    _Column("user", 10, True), _Column("ad", 4_500, True), _Column("page", 2_000, True, 0.4), _Column("page", 4, True, 0.4),
-    _Column("user", 30_000, False), _Column("user", 17, True, 0.7), _Column("page", 15, True), _Column("ad", 8_000, False),
+    _Column("ad", 1_400, True), _Column("page", 550, True), _Column("user", 0, False),
+    _Column("ad", 0, False), _Column("page", 300, True), _Column("user", 16, True, 0.1),
+    _Column("ad", 11_000, False), _Column("page", 600, True), _Column("user", 3, True),
+    _Column("user", 20_000, False), _Column("ad", 5_000, False), _Column("user", 0, False, 0.2),
+    _Column("ad", 3_000, True), _Column("page", 26, True), _Column("page", 0, False),
+    _Column("ad", 0, False, 0.1), _Column("user", 10, True), _Column("ad", 4_500, True),
+    _Column("page", 2_000, True, 0.4), _Column("page", 4, True, 0.4), _Column("user", 30_000, False),
+    _Column("user", 17, True, 0.7), _Column("page", 15, True), _Column("ad", 8_000, False),
     _Column("user", 90, True, 0.4), _Column("page", 3_500, False, 0.4),
 )  # fmt: skip
 
@@ -167,7 +169,10 @@ def _choose(
 
 
 def _logit(
-    world: _World, chosen: dict[str, NDArray[np.int64]], traits: dict[str, NDArray[np.float64]], time: NDArray[np.float64]
+    world: _World,
+    chosen: dict[str, NDArray[np.int64]],
+    traits: dict[str, NDArray[np.float64]],
+    time: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     user, ad, page = traits["user"], traits["ad"], traits["page"]
     mains = 0.45 * world.main["user"][chosen["user"]] + 0.60 * world.main["ad"][chosen["ad"]]

@@ -30,7 +30,13 @@ def serve(folder: Path, *, name: str, host: str, port: int, grpc_port: int | Non
     os.environ.update({_MODEL: str(folder), _NAME: name, _GRPC: grpc_address})
     sys.stderr.write(f"serving {folder} as '{name}' on http://{host}:{port}/v1/models/{name}:predict (Ctrl-C stops)\n")
     uvicorn.run(
-        "serving.app:make_app", factory=True, host=host, port=port, workers=workers, log_level="warning", access_log=False
+        "serving.app:make_app",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        log_level="warning",
+        access_log=False,
     )
 
 

@@ -72,10 +72,10 @@ class _Serving(tf.Module):
 
 
 def _parse_examples(examples: Any, schema: Schema) -> dict[str, Any]:
-    """Serialised tf.Examples `[batch]` to raw fields: integers as int64, other numbers as float, categories as bytes."""
+    """Serialised tf.Examples `[batch]` to raw fields: integers int64, other numbers float, categories bytes."""
     integers = [field.name for field in schema.numeric if field.kind == "integer"]
     floats = [field.name for field in schema.numeric if field.kind == "float"]
-    parsed = tf.io.parse_example(
+    parsed: dict[str, Any] = tf.io.parse_example(
         examples,
         {
             **{name: tf.io.FixedLenFeature([], tf.int64, _NO_INTEGER) for name in integers},

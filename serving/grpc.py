@@ -8,12 +8,9 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import (
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusResponse  # pyright: ignore
+from tensorflow_serving.apis.predict_pb2 import PredictResponse  # pyright: ignore
 
 from features.errors import BadInput, did_you_mean
 from serving.model import ServedModel
@@ -50,8 +47,8 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
             inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
             scores = self._score(signature, inputs)
         except (BadInput, ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, " ".join(str(error).split()))
-        answer = predict_pb2.PredictResponse()
+            return context.abort(grpc.StatusCode.INVALID_ARGUMENT, " ".join(str(error).split()))
+        answer = PredictResponse()
         answer.model_spec.name, answer.model_spec.signature_name = self.name, signature
         answer.model_spec.version.value = 1
         answer.outputs["probability"].CopyFrom(tf.make_tensor_proto(scores))
@@ -86,6 +83,6 @@ class _Status(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802 - the service's own name
         if request.model_spec.name != self.name:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {request.model_spec.name}")
-        answer = get_model_status_pb2.GetModelStatusResponse()
+        answer = GetModelStatusResponse()
         answer.model_version_status.add(version=1, state=_STATE_AVAILABLE)
         return answer

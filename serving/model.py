@@ -5,27 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from features.errors import BadInput
 from serving.card import read_card, read_spec
+from serving.quiet import start_tensorflow
+
+start_tensorflow()
+
+import tensorflow as tf  # noqa: E402 - after its remarks have been held back
 
 
 class ServedModel:
     """The signatures of one SavedModel."""
 
-    def __init__(self, folder: Path, *, threads: int | None = None):
-        """`threads`: TensorFlow's, which can be set only before it is first used in a process.
-
-        Raises BadInput if `folder` holds no SavedModel of this project or one that cannot be loaded.
-        """
+    def __init__(self, folder: Path):
+        """Raises BadInput if `folder` holds no SavedModel of this project or one that cannot be loaded."""
         self.folder = folder
         self.card = read_card(folder)
         self.spec = read_spec(folder)
-        if threads is not None:
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(threads)
         try:
             self._loaded = tf.saved_model.load(str(folder))
         except (OSError, ValueError) as error:

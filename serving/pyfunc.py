@@ -5,12 +5,13 @@ It stands alone on purpose: whoever serves the logged model has TensorFlow, and 
 
 from typing import Any
 
-import mlflow
+import mlflow.models
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
 
-class CtrModel(mlflow.pyfunc.PythonModel):
+class CtrModel(mlflow.pyfunc.PythonModel):  # pyright: ignore[reportPrivateImportUsage]
     """Raw fields in a data frame to click probabilities; absent columns and nulls are missing values."""
 
     def load_context(self, context: Any) -> None:
@@ -21,7 +22,7 @@ class CtrModel(mlflow.pyfunc.PythonModel):
         self.score = self.loaded.signatures["serving_default"]
         self.inputs = self.score.structured_input_signature[1]
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
         """`probability` for each row."""
         import tensorflow as tf
 
@@ -37,7 +38,7 @@ class CtrModel(mlflow.pyfunc.PythonModel):
             return np.full(len(frame), "" if text else np.nan, dtype=object if text else np.float64)
         if text:
             return frame[name].astype(object).where(frame[name].notna(), "").to_numpy(dtype=object)
-        return pd.to_numeric(frame[name]).to_numpy(dtype=np.float64, na_value=np.nan)
+        return frame[name].astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 mlflow.models.set_model(CtrModel())

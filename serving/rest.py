@@ -21,7 +21,9 @@ _MAX_BODY = 16 * 2**20
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
-_PATH = re.compile(r"^/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?(?:/(?P<metadata>metadata)|:(?P<verb>\w+))?$")
+_PATH = re.compile(
+    r"^/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?(?:/(?P<metadata>metadata)|:(?P<verb>\w+))?$"
+)
 
 
 class _Failure(Exception):
@@ -76,7 +78,7 @@ class RestApp:
         except msgspec.DecodeError as error:
             raise _Failure(400, f"JSON Parse error: {error}") from None
         if not isinstance(request, dict):
-            raise _Failure(400, "the request is no JSON object; send {\"instances\": [...]} or {\"inputs\": {...}}")
+            raise _Failure(400, 'the request is no JSON object; send {"instances": [...]} or {"inputs": {...}}')
         if ("instances" in request) == ("inputs" in request):
             raise _Failure(400, "the request needs either 'instances' (rows) or 'inputs' (columns)")
         signature = request.get("signature_name", "serving_default")
