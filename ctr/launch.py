@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ def train_run(
     tracking.client()
     arguments = [str(data.folder), "--out", str(run), *(["--score", score] if score else [])]
     status = "failed"
+    if threading.current_thread() is threading.main_thread():
+        # A scheduler's polite stop is the same as Ctrl-C.
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         follow_groups(start_groups(arguments, run, groups=groups, workers=workers, tags=tags or {}), follow)
         status = "finished"
@@ -113,6 +117,10 @@ def _open_run(data: Data, run: Path, config: Config) -> dict[str, Any]:
     return about
 
 
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -128,17 +136,3 @@ def _end_members(run: Path, groups: int, status: str, tracking: Any) -> None:
         id_file = group_folder(run, group) / RUN_ID_FILE
         if id_file.exists():
             tracking.end_run(id_file.read_text(encoding="utf-8"), status)
-
-
-def silent(group: int, event: dict[str, Any]) -> None:
-    """Follows without a word."""
-
-
-def printing(say: Callable[[str], None]) -> Follow:
-    """Follows by passing on warnings alone."""
-
-    def follow(group: int, event: dict[str, Any]) -> None:
-        if event["event"] == "warning":
-            say(f"group {group}: {event['text']}")
-
-    return follow

@@ -65,6 +65,17 @@ class Learner:
         scores = [self._probabilities(rows.ids, rows.dense).numpy() for rows in batches]
         return np.concatenate(scores).astype(np.float64) if scores else np.zeros(0)
 
+    def meet(self) -> None:
+        """Waits for all workers of the group: one that left earlier would end the others' cluster."""
+
+        @tf.function
+        def count() -> Any:
+            return self.strategy.reduce(
+                tf.distribute.ReduceOp.SUM, self.strategy.run(lambda: tf.constant(1)), axis=None
+            )
+
+        count()
+
     def _forward(self, ids: Any, dense: Any) -> Any:
         return tf.sigmoid(self.model({"ids": ids, "dense": dense}))[:, 0]
 

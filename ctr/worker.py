@@ -60,7 +60,7 @@ def find_place(run: Path) -> Place:
 
 
 def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[str, Any]:
-    """Trains this process's share. The chief of a group tracks it in MLflow, exports its SavedModel, returns its result.
+    """Trains this process's share; the chief of a group tracks it in MLflow, exports its SavedModel, returns a result.
 
     With `score`, the name of a part, the chief also writes its predictions on that part.
     """
@@ -179,6 +179,7 @@ def _train(
         alive=_parent_watch(place.parent),
     )
     if tracker is None:
+        learner.meet()
         return {"group": place.group, **measured}
     evaluated = next(part for part in (validation, data.parts["test"], training) if part.rows)
     figures = evaluate_part(learner, evaluated).as_dict()
@@ -194,6 +195,8 @@ def _train(
     if score:
         _write_scores(learner, data, score, folder / SCORES_FILE)
     _export(learner, data, run, config, place, result, figures)
+    if place.workers > 1:
+        learner.meet()
     return result
 
 
