@@ -18,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# What typer returns when a command is stopped by Ctrl-C.
+_INTERRUPTED = 130
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML; see configs/.")]
 Inputs = Annotated[list[str], typer.Argument(help="Files, globs or object-store addresses.", show_default=False)]
@@ -292,15 +295,13 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None) -> int:
     try:
         result: Any = app(args=arguments, standalone_mode=False)
+        if result == _INTERRUPTED:
+            return _fail("stopped by Ctrl-C; nothing half-written is left, and `ctr train` and `ctr compare` resume", 1)
         return result if isinstance(result, int) else 0
     except BadInput as error:
         return _fail(str(error), 2)
     except WorkFailed as error:
         return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail(
-            "stopped by Ctrl-C; what was finished is kept, and the same `ctr train` or `ctr compare` resumes", 1
-        )
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the disk's free space", 1)

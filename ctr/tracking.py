@@ -12,7 +12,7 @@ import mlflow
 import mlflow.artifacts
 import mlflow.models
 import mlflow.pyfunc
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -47,12 +47,22 @@ def start_run(experiment: str, name: str, *, tags: Mapping[str, str], params: Ma
     """Starts a top-level run and returns its id."""
     with _mlflow_errors("start a run"):
         made = client()
-        found = made.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else made.create_experiment(experiment)
-        run = made.create_run(experiment_id, run_name=name, tags=dict(tags))
-        for key, value in params.items():
-            made.log_param(run.info.run_id, key, value)
+        run = made.create_run(_experiment_id(made, experiment), run_name=name, tags=dict(tags))
+        made.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
     return run.info.run_id
+
+
+def _experiment_id(made: MlflowClient, name: str) -> str:
+    found = made.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return made.create_experiment(name)
+        except MlflowException:
+            # Groups start at the same moment: another may have made it since it was looked for.
+            found = made.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return found.experiment_id
 
 
 def has_run(run_id: str) -> bool:

@@ -1,0 +1,227 @@
+"""Training with real processes: groups, snapshots, determinism, resume, survival of Ctrl-C and kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Project, Start, run_ctr, tiny
+from safetensors.numpy import load_file
+
+import ctr  # noqa: F401 - sets TensorFlow to Keras 2
+from ctr.runs import group_folder
+
+import tensorflow as tf  # isort: skip
+
+pytestmark = pytest.mark.processes
+
+
+def weights(run: Path, group: int) -> dict[str, Any]:
+    """All that the group's last checkpoint holds, weights and optimizer slots, by name."""
+    latest = tf.train.latest_checkpoint(str(group_folder(run, group) / "checkpoint"))
+    assert latest, f"{run} has no checkpoint of group {group}"
+    reader = tf.train.load_checkpoint(latest)
+    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def assert_equal_weights(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert set(first) == set(second)
+    assert len(first) > 10
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+def wait_for(condition: Any, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it was to be stopped"
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(each) for each in found.split()]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_two_groups_train_as_processes_of_their_own_and_exchange_verified_files(project: Project) -> None:
+    trained = project.trained
+    # 3,200 training rows in batches of 64 are 50 steps; burn-in ends at step 15, then an exchange each 10 steps.
+    assert trained["groups"] == 2
+    assert trained["steps"] == 50
+    assert trained["evaluated_on"] == "validation"
+    assert [member["group"] for member in trained["members"]] == [0, 1]
+    assert all(member["snapshots_missed"] == 0 for member in trained["members"])
+    losses = {member["group"]: member["log_loss"] for member in trained["members"]}
+    assert trained["served_group"] == min(losses, key=lambda group: losses[group])
+    for group in (0, 1):
+        manifests = sorted((project.folder / "run" / "exchange" / f"group-{group}").glob("step-*.json"))
+        steps = [json.loads(manifest.read_bytes())["step"] for manifest in manifests]
+        assert steps == [15, 25, 35, 45]
+        body = load_file(manifests[-1].with_suffix(".safetensors"))
+        assert {array.dtype for array in body.values()} == {np.dtype("float16")}
+
+
+def test_groups_differ_and_end_up_closer_to_one_another_than_independent_models(project: Project) -> None:
+    alone = project.ctr("train", "data", "--out", "apart", *tiny(codistillation__weight="0.0"), "--json").result
+    assert alone["members"][0]["bytes_published"] == 0
+
+    def distance(run: str) -> float:
+        scores = []
+        for group in (0, 1):
+            model = project.folder / run / f"group-{group}" / "model"
+            out = project.folder / f"{run}-{group}.parquet"
+            project.ctr("predict", model, "log.tsv", "--out", out, "--json").result
+            import polars as pl
+
+            scores.append(pl.read_parquet(out)["probability"].to_numpy())
+        return float(np.abs(scores[0] - scores[1]).mean())
+
+    together, apart = distance("run"), distance("apart")
+    assert 0 < together < apart
+
+
+def test_weight_0_is_bit_for_bit_the_single_model(project: Project) -> None:
+    if not (project.folder / "apart").exists():
+        project.ctr("train", "data", "--out", "apart", *tiny(codistillation__weight="0.0"), "--json").result
+    single = project.ctr("train", "data", "--out", "one", *tiny(codistillation__groups="1"), "--json").result
+    assert single["groups"] == 1
+    assert_equal_weights(weights(project.folder / "apart", 0), weights(project.folder / "one", 0))
+
+
+def test_same_seed_same_bytes_and_another_seed_other_ones(project: Project) -> None:
+    project.ctr("train", "data", "--out", "again", *tiny(), "--json").result
+    project.ctr("train", "data", "--out", "other", *tiny(train__seed="1"), "--json").result
+    for group in (0, 1):
+        first = weights(project.folder / "run", group)
+        assert_equal_weights(first, weights(project.folder / "again", group))
+        other = weights(project.folder / "other", group)
+        table = next(name for name in first if "table" in name and "OPTIMIZER_SLOT" not in name)
+        assert not np.array_equal(first[table], other[table])
+
+
+def test_killed_run_resumes_and_ends_with_the_same_weights(project: Project, in_background: Start) -> None:
+    out = project.folder / "killed"
+    process = in_background("train", "data", "--out", "killed", *tiny(), cwd=project.folder)
+    wait_for(lambda: any((out / "group-0" / "checkpoint").glob("*-20.index")), process)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    for pid in [process.pid, *workers]:
+        os.kill(pid, signal.SIGKILL)
+    process.wait(10)
+    assert json.loads((out / "run.json").read_text())["status"] == "running"  # nobody could say otherwise
+    resumed = project.ctr("train", "data", "--out", "killed", *tiny(), "--json").result
+    assert resumed["steps"] == 50
+    for group in (0, 1):
+        assert_equal_weights(weights(project.folder / "run", group), weights(out, group))
+
+
+def test_workers_end_when_their_launcher_is_killed(project: Project, in_background: Start) -> None:
+    long = tiny(train__epochs="200")
+    process = in_background("train", "data", "--out", "orphans", *long, cwd=project.folder)
+    wait_for(lambda: any((project.folder / "orphans" / "group-1" / "checkpoint").glob("*.index")), process)
+    workers = children(process.pid)
+    process.kill()
+    deadline = time.monotonic() + 30
+    while not all(gone(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers outlived their launcher"
+        time.sleep(0.1)
+
+
+def test_ctrl_c_ends_both_groups_marks_the_run_killed_and_the_same_command_resumes(
+    project: Project, in_background: Start
+) -> None:
+    out = project.folder / "stopped"
+    process = in_background("train", "data", "--out", "stopped", *tiny(train__epochs="6"), cwd=project.folder)
+    wait_for(lambda: any((out / "group-0" / "checkpoint").glob("*.index")), process)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "stopped by Ctrl-C" in lines[0]
+    assert "Traceback" not in errors
+    assert all(gone(pid) for pid in workers)
+    assert json.loads((out / "run.json").read_text())["status"] == "killed"
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    run_ids = [(out / f"group-{group}" / "mlflow_run_id").read_text() for group in (0, 1)]
+    assert [client.get_run(run_id).info.status for run_id in run_ids] == ["KILLED", "KILLED"]
+    refused = project.ctr("evaluate", "stopped", "data")
+    assert refused.code == 2
+    assert "is killed, not finished" in refused.error
+    resumed = project.ctr("train", "data", "--out", "stopped", *tiny(train__epochs="6"), "--json").result
+    assert [member["run_id"] for member in resumed["members"]] == run_ids
+    assert [client.get_run(run_id).info.status for run_id in run_ids] == ["FINISHED", "FINISHED"]
+
+
+def test_two_workers_a_group_share_its_batches(project: Project) -> None:
+    settings = tiny(train__workers_per_group="2")
+    trained = project.ctr("train", "data", "--out", "workers", *settings, "--json").result
+    assert trained["groups"] == 2
+    assert trained["steps"] == 50
+    # The same batches, divided: the same losses as with one worker, but for rounding.
+    for member, alone in zip(trained["members"], project.trained["members"], strict=True):
+        assert member["log_loss"] == pytest.approx(alone["log_loss"], abs=2e-4)
+
+
+def test_run_is_not_begun_anew_nor_continued_with_other_settings(project: Project) -> None:
+    finished = project.ctr("train", "data", "--out", "run", *tiny())
+    assert finished.code == 2
+    assert "is finished already" in finished.error
+    about = json.loads((project.folder / "run" / "run.json").read_text())
+    half = project.folder / "half"
+    half.mkdir()
+    (half / "run.json").write_text(json.dumps({**about, "status": "killed", "pid": None}))
+    (half / "config.yaml").write_text((project.folder / "run" / "config.yaml").read_text())
+    changed = project.ctr("train", "data", "--out", "half", *tiny(train__epochs="9"))
+    assert changed.code == 2
+    assert "other settings" in changed.error
+
+
+def test_loss_that_is_not_finite_stops_the_run_with_step_and_rate(project: Project) -> None:
+    settings = tiny(optimizer__learning_rate="1e30", optimizer__wide_learning_rate="1e30")
+    failed = project.ctr("train", "data", "--out", "exploded", *settings)
+    assert failed.code == 1
+    assert "at step" in failed.error
+    assert "with learning rate" in failed.error
+    assert "checkpoint" in failed.error
+    assert json.loads((project.folder / "exploded" / "run.json").read_text())["status"] == "failed"
+
+
+def test_bad_batch_size_for_the_workers_is_told_before_anything_starts(project: Project) -> None:
+    settings = tiny(train__workers_per_group="3")
+    refused = project.ctr("train", "data", "--out", "uneven", *settings)
+    assert refused.code == 2
+    assert "does not divide among 3 workers" in refused.error
+    assert not (project.folder / "uneven").exists()
+
+
+def test_worker_on_its_own_finds_its_place_in_the_environment(project: Project) -> None:
+    """What a scheduler does: the run folder with its configuration, then one process a group."""
+    out = project.folder / "scheduled"
+    out.mkdir()
+    (out / "config.yaml").write_text((project.folder / "run" / "config.yaml").read_text())
+    environment = {"CTR_GROUP": "1", "CTR_GROUPS": "1"}
+    refused = run_ctr("worker", "data", "--out", "scheduled", cwd=project.folder, env=environment)
+    assert refused.code == 2
+    assert "CTR_GROUP is 1 but CTR_GROUPS is 1" in refused.error
+    done = run_ctr("worker", "data", "--out", "scheduled", cwd=project.folder, env={"CTR_GROUP": "0", "CTR_GROUPS": "1"})
+    assert done.code == 0, done.err
+    assert (out / "group-0" / "model" / "saved_model.pb").exists()
+    assert_equal_weights(weights(out, 0), weights(project.folder / "one", 0))
