@@ -48,14 +48,16 @@ def make_app() -> Any:
     model = ServedModel(Path(os.environ[_MODEL]))
     for rows in (1, 64):
         model.from_columns({}, rows)
+    app = RestApp(model, os.environ[_NAME])
     if os.environ[_GRPC]:
         from serving.grpc import start_grpc
 
-        start_grpc(model, os.environ[_NAME], os.environ[_GRPC])
+        # Kept by the application: a gRPC server that nobody refers to stops.
+        app.companion = start_grpc(model, os.environ[_NAME], os.environ[_GRPC])
     # TensorFlow leaves some 400,000 objects behind; a full collection over them takes 0.28 s and would be the tail.
     gc.collect()
     gc.freeze()
-    return RestApp(model, os.environ[_NAME])
+    return app
 
 
 def _check_free(host: str, port: int) -> None:

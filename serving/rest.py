@@ -37,6 +37,7 @@ class RestApp:
 
     def __init__(self, model: ServedModel, name: str):
         self.model, self.name = model, name
+        self.companion: object = None  # another server that lives as long as this one
         self._raw = Batcher(self._score_raw, max_rows=_MAX_ROWS, max_waiting=_MAX_WAITING)
         self._packed = Batcher(self._score_packed, max_rows=_MAX_ROWS, max_waiting=_MAX_WAITING)
 
