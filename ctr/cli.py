@@ -228,7 +228,7 @@ def promote(
         for reason in result["reasons"]:
             say(f"- {reason}")
     if not result["passed"]:
-        raise WorkFailed(f"{model} was registered as version {result['version']} but not made {alias}; see the reasons")
+        raise WorkFailed(f"{model} did not pass the gate and was not made {alias}: {'; '.join(result['failed'])}")
 
 
 @app.command()

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +38,7 @@ def train_run(
     tracking.client()
     arguments = [str(data.folder), "--out", str(run), *(["--score", score] if score else [])]
     status = "failed"
-    if threading.current_thread() is threading.main_thread():
-        # A scheduler's polite stop is the same as Ctrl-C.
-        signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_sigterm()
     try:
         follow_groups(start_groups(arguments, run, groups=groups, workers=workers, tags=tags or {}), follow)
         status = "finished"
@@ -117,8 +114,13 @@ def _open_run(data: Data, run: Path, config: Config) -> dict[str, Any]:
     return about
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def interrupt_on_sigterm() -> None:
+    """From here on a scheduler's polite stop is the same as Ctrl-C."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def _alive(pid: int) -> bool:

@@ -29,7 +29,8 @@ _PARITY_TOLERANCE = 1e-6
 def promote(name: str, data_folder: Path | None, alias: str, progress: Progress) -> dict[str, Any]:
     """Judges a model on held-out rows and, if it passes, registers it and moves the alias.
 
-    Returns the registered name, the version (None if it did not pass), whether it passed, and the reasons.
+    Returns the registered name, the version (None if it did not pass), whether it passed, the reasons, and those of
+    them that speak against it.
     """
     folder = find_model(name)
     card = read_card(folder)
@@ -59,6 +60,7 @@ def promote(name: str, data_folder: Path | None, alias: str, progress: Progress)
         "alias": alias,
         "passed": passed,
         "reasons": reasons,
+        "failed": [text for ok, text in checks if not ok],
         "log_loss": found.log_loss,
         "auc": found.auc,
         "ece": found.ece,

@@ -1,11 +1,14 @@
 """`ctr ui`: MLflow's own UI on the project's store."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 
 from ctr import tracking
+from ctr.launch import interrupt_on_sigterm
 from features.errors import BadInput, WorkFailed
 
 
@@ -23,12 +26,16 @@ def serve_ui(port: int) -> None:
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking.store()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(command, env=environment)
+    # In a process group of its own, as MLflow starts further processes that would outlive it.
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
+    interrupt_on_sigterm()
     try:
         code = server.wait()
     except KeyboardInterrupt:
-        server.terminate()
+        code = 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()
-        return
     if code:
         raise WorkFailed(f"MLflow's UI ended with code {code}; what it said is above")

@@ -1,5 +1,6 @@
 """What tests share: the command line, and one small log, prepared folder, run and registry made once a session."""
 
+import contextlib
 import json
 import os
 import signal
@@ -104,7 +105,13 @@ def in_background() -> Any:
 
     def start(*arguments: object, cwd: Path, program: Path = CTR) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [str(program), *map(str, arguments)], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [str(program), *map(str, arguments)],
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # So that what it leaves behind can be ended with it, and no test waits for it.
+            start_new_session=True,
         )
         started.append(process)
         return process
@@ -117,6 +124,8 @@ def in_background() -> Any:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
