@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+# TensorFlow has no types worth the name.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 import ctr  # noqa: F401 - sets TensorFlow to Keras 2
 from ctr.codistill import distillation_loss, is_boundary, teacher_mean, weight_at
 

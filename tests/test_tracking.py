@@ -166,7 +166,8 @@ def test_mlflow_models_serve_answers_with_the_same_probability(
     assert answer.status_code == 200, answer.text
     found = [row["probability"] for row in answer.json()["predictions"]]
     (tmp_path / "few.tsv").write_text("".join(line + "\n" for line in lines))
-    project.ctr("predict", "models:/ctr@champion", tmp_path / "few.tsv", "--out", tmp_path / "few.parquet").code == 0
+    few = [tmp_path / "few.tsv", "--out", tmp_path / "few.parquet", "--json"]
+    assert project.ctr("predict", "models:/ctr@champion", *few).result["rows"] == 50
     expected = pl.read_parquet(tmp_path / "few.parquet")["probability"].to_numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
 

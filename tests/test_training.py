@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import Project, Start, run_ctr, tiny
 from safetensors.numpy import load_file
@@ -57,6 +58,22 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.fixture(scope="module")
+def apart(project: Project) -> Path:
+    """A pair with weight 0."""
+    alone = project.ctr("train", "data", "--out", "apart", *tiny(codistillation__weight="0.0"), "--json").result
+    assert [member["bytes_published"] for member in alone["members"]] == [0, 0]
+    return project.folder / "apart"
+
+
+@pytest.fixture(scope="module")
+def single(project: Project) -> Path:
+    """One group."""
+    trained = project.ctr("train", "data", "--out", "single", *tiny(codistillation__groups="1"), "--json").result
+    assert trained["groups"] == 1
+    return project.folder / "single"
+
+
 def test_two_groups_train_as_processes_of_their_own_and_exchange_verified_files(project: Project) -> None:
     trained = project.trained
     # 3,200 training rows in batches of 64 are 50 steps; burn-in ends at step 15, then an exchange each 10 steps.
@@ -75,31 +92,20 @@ def test_two_groups_train_as_processes_of_their_own_and_exchange_verified_files(
         assert {array.dtype for array in body.values()} == {np.dtype("float16")}
 
 
-def test_groups_differ_and_end_up_closer_to_one_another_than_independent_models(project: Project) -> None:
-    alone = project.ctr("train", "data", "--out", "apart", *tiny(codistillation__weight="0.0"), "--json").result
-    assert alone["members"][0]["bytes_published"] == 0
-
-    def distance(run: str) -> float:
-        scores = []
+def test_groups_differ_but_less_than_independent_models(project: Project, apart: Path) -> None:
+    def distance(run: Path) -> float:
+        scores: list[Any] = []
         for group in (0, 1):
-            model = project.folder / run / f"group-{group}" / "model"
-            out = project.folder / f"{run}-{group}.parquet"
-            project.ctr("predict", model, "log.tsv", "--out", out, "--json").result
-            import polars as pl
-
+            out = project.folder / f"{run.name}-{group}.parquet"
+            project.ctr("predict", run / f"group-{group}" / "model", "log.tsv", "--out", out, "--json").result
             scores.append(pl.read_parquet(out)["probability"].to_numpy())
         return float(np.abs(scores[0] - scores[1]).mean())
 
-    together, apart = distance("run"), distance("apart")
-    assert 0 < together < apart
+    assert 0 < distance(project.folder / "run") < distance(apart)
 
 
-def test_weight_0_is_bit_for_bit_the_single_model(project: Project) -> None:
-    if not (project.folder / "apart").exists():
-        project.ctr("train", "data", "--out", "apart", *tiny(codistillation__weight="0.0"), "--json").result
-    single = project.ctr("train", "data", "--out", "one", *tiny(codistillation__groups="1"), "--json").result
-    assert single["groups"] == 1
-    assert_equal_weights(weights(project.folder / "apart", 0), weights(project.folder / "one", 0))
+def test_weight_0_is_bit_for_bit_the_single_model(apart: Path, single: Path) -> None:
+    assert_equal_weights(weights(apart, 0), weights(single, 0))
 
 
 def test_same_seed_same_bytes_and_another_seed_other_ones(project: Project) -> None:
@@ -212,7 +218,7 @@ def test_bad_batch_size_for_the_workers_is_told_before_anything_starts(project: 
     assert not (project.folder / "uneven").exists()
 
 
-def test_worker_on_its_own_finds_its_place_in_the_environment(project: Project) -> None:
+def test_worker_on_its_own_finds_its_place_in_the_environment(project: Project, single: Path) -> None:
     """What a scheduler does: the run folder with its configuration, then one process a group."""
     out = project.folder / "scheduled"
     out.mkdir()
@@ -221,7 +227,8 @@ def test_worker_on_its_own_finds_its_place_in_the_environment(project: Project) 
     refused = run_ctr("worker", "data", "--out", "scheduled", cwd=project.folder, env=environment)
     assert refused.code == 2
     assert "CTR_GROUP is 1 but CTR_GROUPS is 1" in refused.error
-    done = run_ctr("worker", "data", "--out", "scheduled", cwd=project.folder, env={"CTR_GROUP": "0", "CTR_GROUPS": "1"})
+    environment["CTR_GROUP"] = "0"
+    done = run_ctr("worker", "data", "--out", "scheduled", cwd=project.folder, env=environment)
     assert done.code == 0, done.err
     assert (out / "group-0" / "model" / "saved_model.pb").exists()
-    assert_equal_weights(weights(out, 0), weights(project.folder / "one", 0))
+    assert_equal_weights(weights(out, 0), weights(single, 0))

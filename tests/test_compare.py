@@ -1,0 +1,110 @@
+"""The comparison, trained for real on few rows."""
+
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import Project, tiny
+from mlflow.tracking import MlflowClient
+from sklearn.metrics import log_loss, roc_auc_score
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def compared(project: Project) -> dict[str, Any]:
+    arguments = ["--retrainings", "2", "--truth", "truth.parquet", "--json"]
+    return project.ctr("compare", "data", "--out", "comparison", *tiny(), *arguments, timeout=600).result
+
+
+def scores(project: Project, run: str, group: int) -> tuple[np.ndarray, np.ndarray]:
+    frame = pl.read_parquet(project.folder / "comparison" / run / f"group-{group}" / "scores.parquet")
+    return frame["label"].to_numpy(), frame["probability"].to_numpy()
+
+
+def test_every_arm_is_reported_with_its_interval_and_churn(compared: dict[str, Any]) -> None:
+    assert list(compared["arms"]) == ["logistic", "single", "ensemble", "codistilled", "truth"]
+    for arm, about in compared["arms"].items():
+        assert about["log_loss"]["low"] < about["log_loss"]["mean"] < about["log_loss"]["high"]
+        assert (about["churn"] is None) == (arm == "truth")
+    assert compared["arms"]["ensemble"]["models_served"] == 2
+    assert compared["arms"]["codistilled"]["models_served"] == 1
+    trained = {arm: about["log_loss"]["mean"] for arm, about in compared["arms"].items() if arm != "truth"}
+    assert compared["winner"] == min(trained, key=lambda arm: trained[arm])
+    assert compared["arms"]["truth"]["log_loss"]["mean"] < min(trained.values())
+    assert len(compared["sentences"]) == 3
+    assert all(sentence.startswith(f"{compared['winner']} is better than ") for sentence in compared["sentences"])
+
+
+def test_figures_are_those_of_the_predictions_on_the_test_rows(project: Project, compared: dict[str, Any]) -> None:
+    members = [[scores(project, f"singles-{retraining}", group) for group in (0, 1)] for retraining in (0, 1)]
+    labels = members[0][0][0]
+    single = [members[retraining][0][1] for retraining in (0, 1)]
+    average = [(each[0][1] + each[1][1]) / 2 for each in members]
+    about = compared["arms"]
+    assert about["single"]["log_loss"]["mean"] == pytest.approx(np.mean([log_loss(labels, p) for p in single]))
+    assert about["single"]["auc"] == pytest.approx(np.mean([roc_auc_score(labels, p) for p in single]))
+    assert about["ensemble"]["log_loss"]["mean"] == pytest.approx(np.mean([log_loss(labels, p) for p in average]))
+    assert about["single"]["churn"] == pytest.approx(np.abs(single[0] - single[1]).mean())
+    assert about["ensemble"]["churn"] == pytest.approx(np.abs(average[0] - average[1]).mean())
+
+
+def test_churn_of_codistilled_is_between_served_members_of_two_retrainings(
+    project: Project, compared: dict[str, Any]
+) -> None:
+    served = []
+    for retraining in (0, 1):
+        run = json.loads((project.folder / "comparison" / f"codistilled-{retraining}" / "run.json").read_text())
+        served.append(scores(project, f"codistilled-{retraining}", run["result"]["served_group"])[1])
+    assert compared["arms"]["codistilled"]["churn"] == pytest.approx(np.abs(served[0] - served[1]).mean())
+
+
+def test_logistic_regression_is_scikit_learns_on_the_same_rows(project: Project, compared: dict[str, Any]) -> None:
+    labels, _ = scores(project, "singles-0", 0)
+    found = [np.load(project.folder / "comparison" / f"logistic-{retraining}.npy") for retraining in (0, 1)]
+    expected = np.mean([log_loss(labels, p) for p in found])
+    assert compared["arms"]["logistic"]["log_loss"]["mean"] == pytest.approx(expected)
+    # Nothing in it is random.
+    assert compared["arms"]["logistic"]["churn"] == 0
+
+
+def test_truth_is_the_generators_probability_of_each_test_row(project: Project, compared: dict[str, Any]) -> None:
+    # The test part of a split by time is the last tenth of the log.
+    truth = pl.read_parquet(project.folder / "truth.parquet").tail(400)
+    expected = log_loss(truth["click"].to_numpy(), truth["probability"].to_numpy())
+    assert compared["rows"] == 400
+    assert compared["arms"]["truth"]["log_loss"]["mean"] == pytest.approx(expected)
+
+
+def test_each_arm_and_retraining_is_a_top_level_run(project: Project, compared: dict[str, Any]) -> None:
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("ctr")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.comparison = 'comparison' and tags.kind = 'arm'")
+    found = {(run.data.tags["arm"], run.data.tags["retraining"]): run for run in runs}
+    assert set(found) == {(arm, r) for arm in ("logistic", "single", "ensemble", "codistilled") for r in ("0", "1")}
+    labels, p = scores(project, "singles-1", 0)
+    assert found["single", "1"].data.metrics["test_log_loss"] == pytest.approx(log_loss(labels, p))
+    assert all("mlflow.parentRunId" not in run.data.tags for run in runs)
+    assert all(run.data.tags["group"] == run.data.tags["arm"] for run in runs)
+    members = client.search_runs([experiment.experiment_id], "tags.comparison = 'comparison' and tags.kind = 'member'")
+    assert {run.data.tags["arm"] for run in members} == {"singles", "codistilled"}
+    assert len(members) == 8
+
+
+def test_finished_comparison_is_left_alone_and_an_unfinished_one_goes_on(
+    project: Project, compared: dict[str, Any]
+) -> None:
+    arguments = ["--retrainings", "2", "--truth", "truth.parquet", "--json"]
+    again = project.ctr("compare", "data", "--out", "comparison", *tiny(), *arguments)
+    assert again.code == 2
+    assert "is finished already" in again.error
+    # As if it had been stopped just before its end: nothing is trained again, and the result is the same.
+    (project.folder / "comparison" / "comparison.json").unlink()
+    resumed = project.ctr("compare", "data", "--out", "comparison", *tiny(), *arguments)
+    assert "step" not in resumed.err
+    assert resumed.result["arms"] == compared["arms"]
+    other = project.ctr("compare", "data", "--out", "comparison", *tiny(train__epochs="3"))
+    assert other.code == 2
