@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field
 
 from features.errors import BadInput
-from features.strict import Strict, parse, read_yaml
+from features.strict import Strict, parse, parse_yaml, read_yaml
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -143,16 +143,9 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _value(text: str, override: str) -> Any:
     try:
-        value: object = yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         raise BadInput(f"the value of '{override}' is not valid YAML; quote it") from None
-    # YAML 1.1 takes 1e-7 for text, because it has no point; everybody means the number.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:

@@ -72,21 +72,26 @@ def open_data(folder: Path) -> Data:
     if not is_data(folder):
         what = "does not exist" if not folder.exists() else f"has no {MANIFEST_FILE}"
         raise BadInput(f"{folder} is no prepared data: it {what}; make it with `ctr prepare`")
-    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     spec = load_spec(folder)
-    if spec.digest != manifest["spec_digest"]:
-        raise BadInput(
-            f"{folder} was encoded by the spec {manifest['spec_digest']} but holds {spec.digest}; prepare it again"
-        )
-    parts: dict[str, Part] = {}
-    for name in PARTS:
-        entry = manifest["parts"][name]
-        shards = tuple((folder / name / shard, int(about["rows"])) for shard, about in entry["shards"].items())
-        for path, _ in shards:
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        encoded_by = manifest["spec_digest"]
+        parts = {name: _part(folder, name, manifest["parts"][name]) for name in PARTS}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"{type(error).__name__} {error}"
+        raise BadInput(f"{folder / MANIFEST_FILE} is damaged ({problem}); prepare the data again") from None
+    if spec.digest != encoded_by:
+        raise BadInput(f"{folder} was encoded by the spec {encoded_by} but holds {spec.digest}; prepare it again")
+    for part in parts.values():
+        for path, _ in part.shards:
             if not path.is_file():
                 raise BadInput(f"shard {path} is missing from prepared data; prepare it again")
-        parts[name] = Part(name, shards, entry["click_rate"])
     return Data(folder, manifest, spec, parts)
+
+
+def _part(folder: Path, name: str, entry: dict[str, Any]) -> Part:
+    shards = tuple((folder / name / shard, int(about["rows"])) for shard, about in entry["shards"].items())
+    return Part(name, shards, entry["click_rate"])
 
 
 def in_order(part: Part, batch_size: int) -> Iterator[Rows]:

@@ -46,6 +46,8 @@ class Exchange:
         self.dtype, self.keep_steps = np.dtype(dtype), keep_steps
         self._own = folder / f"group-{group}"
         self._own.mkdir(parents=True, exist_ok=True)
+        for left in self._own.glob(".step-*"):
+            left.unlink(missing_ok=True)  # by a process that was killed while it published
 
     def publish(self, step: int, weights: Mapping[str, NDArray[np.float32]]) -> int:
         """Makes this group's weights at `step` visible to the others; returns the bytes written."""
@@ -100,7 +102,7 @@ class Exchange:
             body = body_path.read_bytes()
             problem = self._problem(manifest, body, peer, step)
             weights = {} if problem else {k: v.astype(np.float32) for k, v in load_arrays(body).items()}
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             problem, weights = f"{type(error).__name__}: {error}", {}
         if not problem and not all(np.isfinite(weight).all() for weight in weights.values()):
             problem = "it holds values that are not finite"

@@ -7,6 +7,7 @@ import hashlib
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def _download(client: httpx.Client, url: str, path: Path, progress: Progress) ->
                 done = done if resumed else 0
                 total = done + int(answer.headers.get("content-length", 0))
                 with partial.open("ab" if resumed else "wb") as file:
-                    for block in answer.iter_raw(2**20):
+                    for block in answer.iter_raw(2**16):
                         file.write(block)
                         done += len(block)
                         progress(f"{path.name} (bytes)", done, max(total, done))
@@ -109,7 +110,7 @@ def _download(client: httpx.Client, url: str, path: Path, progress: Progress) ->
                     continue
                 partial.rename(path)
                 return _given_digest(answer)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             problem = f"{type(error).__name__}: {error}"
     kept = f"; {partial.stat().st_size} bytes are kept and the same command goes on" if partial.exists() else ""
     raise WorkFailed(f"cannot fetch {url} after {_TRIES} tries: {problem}{kept}")
@@ -127,7 +128,7 @@ def _given_digest(answer: httpx.Response) -> str | None:
 def _published_sums(client: httpx.Client, base: str) -> dict[str, str]:
     try:
         answer = client.get(f"{base}/{SUMS_FILE}")
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return {}
     return _read_sums(answer.text) if answer.status_code == 200 else {}
 
@@ -153,17 +154,27 @@ def _digest(path: Path, progress: Progress) -> str:
 
 
 def _unpack(path: Path, out: Path) -> list[str]:
-    """Unpacks an archive once; returns the names of what was in it."""
-    if path.name.endswith(".tar.gz"):
-        with tarfile.open(path) as archive:
-            names = [member.name for member in archive.getmembers() if member.isfile()]
-            if not all((out / name).exists() for name in names):
-                archive.extractall(out, filter="data")  # refuses paths that lead out of the folder
-        return names
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/")]
-            if not all((out / name).exists() for name in names):
-                archive.extractall(out)
-        return names
-    return []
+    """Unpacks an archive, unless all of it lies there in its full size; returns the names of what was in it.
+
+    Raises WorkFailed if it is none or would write outside of `out`.
+    """
+    try:
+        if path.name.endswith(".tar.gz"):
+            with tarfile.open(path) as archive:
+                sizes = {member.name: member.size for member in archive.getmembers() if member.isfile()}
+                if not _all_there(out, sizes):
+                    archive.extractall(out, filter="data")  # refuses paths that lead out of the folder
+        elif path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                sizes = {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
+                if not _all_there(out, sizes):
+                    archive.extractall(out)
+        else:
+            sizes = {}
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise WorkFailed(f"{path} is no archive that can be unpacked ({error}); remove it and fetch it again") from None
+    return list(sizes)
+
+
+def _all_there(out: Path, sizes: dict[str, int]) -> bool:
+    return all((out / name).is_file() and (out / name).stat().st_size == size for name, size in sizes.items())

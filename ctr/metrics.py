@@ -76,10 +76,15 @@ def auc(labels: Array, predictions: Array) -> float:
 
 
 def expected_calibration_error(labels: Array, predictions: Array, bins: int = 20) -> float:
-    """Mean over rows of |mean prediction - click rate| of the row's bin, in bins of equal mass by prediction."""
+    """Mean over rows of |mean prediction - click rate| of the row's bin, in bins of equal mass by prediction.
+
+    Rows that share a prediction count alike, with their mean label, so that their order does not matter.
+    """
     order = np.argsort(predictions, kind="stable")
+    _, group, sizes = np.unique(predictions, return_inverse=True, return_counts=True)
+    shared = (np.bincount(group, weights=labels) / sizes)[group]
     gaps = [
-        abs(float(predictions[bin_].mean()) - float(labels[bin_].mean())) * len(bin_)
+        abs(float(predictions[bin_].mean()) - float(shared[bin_].mean())) * len(bin_)
         for bin_ in np.array_split(order, min(bins, len(order)))
     ]
     return sum(gaps) / len(order)

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from features.fit import signed_log
 from features.hashing import numbers, to_buckets
+from features.sources import ROW
 from features.spec import FeatureSpec
 
 ID_PREFIX, DENSE_PREFIX = "id_", "dense_"
@@ -30,7 +31,7 @@ def encode(frame: pl.DataFrame, spec: FeatureSpec) -> pl.DataFrame:
     """
     ids, dense = encode_ids(frame, spec), encode_dense(frame, spec)
     arrays: dict[str, NDArray[np.generic]] = {
-        "row": frame["row"].to_numpy(),
+        "row": frame[ROW].to_numpy(),
         "label": frame[spec.schema.label].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
         **{ID_PREFIX + name: ids[:, i] for i, name in enumerate(spec.id_fields)},
         **{DENSE_PREFIX + name: dense[:, i] for i, name in enumerate(spec.dense_fields)},

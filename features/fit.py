@@ -93,6 +93,6 @@ def _scale(moments: NDArray[np.float64]) -> tuple[float, float]:
     if count == 0:
         return 0.0, 1.0
     mean = total / count
-    variance = max(squares / count - mean * mean, 0.0)
-    # A field with one value has nothing to scale by.
-    return mean, variance**0.5 or 1.0
+    variance = squares / count - mean * mean
+    # A field with one value has nothing to scale by; what is left of its variance then is rounding, some 1e-16.
+    return mean, variance**0.5 if variance > 1e-12 * squares / count else 1.0

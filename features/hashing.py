@@ -8,8 +8,8 @@ import math
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from polars_hash import NonCryptographicHashingNameSpace
 
+from features.farmhash import farmhash64
 from features.schema import Schema
 
 # Between the values of a cross. Not a character that logs use, so ("a", "bc") and ("ab", "c") stay apart.
@@ -47,9 +47,11 @@ def to_buckets(frame: pl.DataFrame, schema: Schema) -> dict[str, NDArray[np.int6
 
     `frame` has numeric columns as Float64 and categorical ones as String, null where missing.
     """
-    single = [_hashed(pl.col(field.name), field.buckets).alias(field.name) for field in schema.categorical]
-    crossed = [_hashed(_joined(cross.fields), cross.buckets).alias(cross.name) for cross in schema.crosses]
-    hashed = frame.select(single + crossed)
+    texts = frame.select(
+        *(pl.col(field.name) for field in schema.categorical),
+        *(_joined(cross.fields).alias(cross.name) for cross in schema.crosses),
+    )
+    codes = farmhash64(texts)
     thresholds = log_square_thresholds()
     buckets: dict[str, NDArray[np.int64]] = {}
     for field in schema.numeric:
@@ -57,21 +59,20 @@ def to_buckets(frame: pl.DataFrame, schema: Schema) -> dict[str, NDArray[np.int6
             values = numbers(frame, field.name)
             found = np.searchsorted(thresholds, values, side="right")
             buckets[field.name] = np.where(np.isnan(values), len(thresholds) + 1, found)
-    for name in hashed.columns:
-        buckets[name] = hashed[name].to_numpy()
+    counts = bucket_counts(schema)
+    for name in texts.columns:
+        # An empty string means the same as an absent one, in a log as in a request.
+        missing = texts[name].is_null() | (texts[name] == "")
+        code = (codes[name] % counts[name]).cast(pl.Int64)
+        buckets[name] = code.set(missing, counts[name]).fill_null(counts[name]).to_numpy()
     return buckets
 
 
 def numbers(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
     """A numeric column as float64 `[rows]`, NaN where missing."""
-    return frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-
-
-def _hashed(value: pl.Expr, buckets: int) -> pl.Expr:
-    # An empty string means the same as an absent one, in a log as in a request.
-    code = NonCryptographicHashingNameSpace(value).farmhash64() % buckets
-    missing = value.is_null() | (value == "")
-    return pl.when(missing).then(pl.lit(buckets, dtype=pl.UInt64)).otherwise(code).cast(pl.Int64)
+    values = frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    # TensorFlow takes numbers below the smallest normal one, 2e-308, for zero; so that tokens agree, so does this.
+    return np.where(np.abs(values) < np.finfo(np.float64).tiny, 0.0, values)
 
 
 def _joined(fields: tuple[str, ...]) -> pl.Expr:

@@ -19,7 +19,7 @@ from features.fit import fit
 from features.output import appears_whole
 from features.schema import Schema
 from features.shards import ShardWriter
-from features.sources import Batch, Source, open_sources, read_batches
+from features.sources import ROW, Batch, Source, open_sources, read_batches
 from features.spec import FeatureSpec
 
 MANIFEST_FILE = "manifest.json"
@@ -82,7 +82,7 @@ def prepare(
         rejected = _Rejects(folder / REJECTED_FILE, total, max_reject_rate)
         batches = _told(rejected.keep(read_batches(sources, schema)), "reading", total, progress)
         if fitted is None:
-            training = (b.frame.filter(split.part(b.frame["row"], total) == 0) for b in batches)
+            training = (b.frame.filter(split.part(b.frame[ROW], total) == 0) for b in batches)
             spec = fit(training, schema).spec()
         else:
             spec = fitted
@@ -136,7 +136,7 @@ def _write(
             for part in PARTS
         ]
         for batch in batches:
-            parts = split.part(batch.frame["row"], total)
+            parts = split.part(batch.frame[ROW], total)
             for index, writer in enumerate(writers):
                 writer.write(batch.frame.filter(parts == index))
     return {part: _summary(writer) for part, writer in zip(PARTS, writers, strict=True)}
@@ -147,7 +147,7 @@ def _summary(writer: ShardWriter) -> dict[str, Any]:
     rows = sum(writer.written.values())
     return {
         "rows": rows,
-        "click_rate": writer.clicks / rows if rows else None,
+        "click_rate": writer.clicks / rows if rows and writer.labelled else None,
         "shards": {name: {"rows": writer.written[name], "sha256": digests[name]} for name in sorted(digests)},
     }
 

@@ -57,8 +57,8 @@ class Schema(Strict):
 
     @model_validator(mode="after")
     def _names_are_distinct_and_known(self) -> "Schema":
-        if not self.numeric and not self.categorical:
-            raise ValueError("a schema needs at least one numeric or categorical field")
+        if not self.categorical and all(field.token == "none" for field in self.numeric):
+            raise ValueError("a schema needs at least one categorical field or numeric field with a token")
         names = [*self.columns, *(cross.name for cross in self.crosses)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -100,7 +100,7 @@ def load_schema(
     base = parse(Schema, values, name)
     hashed = {k: v for k, v in {"buckets": buckets, "min_count": min_count}.items() if v is not None}
     counted = {} if min_count is None else {"min_count": min_count}
-    joined = (*base.crosses, *(Cross(fields=fields) for fields in crosses))
+    joined = (*base.crosses, *(parse(Cross, {"fields": list(fields)}, "features.crosses") for fields in crosses))
     changed: dict[str, Any] = {
         "numeric": [{**f.model_dump(mode="json"), **counted} for f in base.numeric],
         "categorical": [{**f.model_dump(mode="json"), **hashed} for f in base.categorical],

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from features.draws import mix
 from features.encode import encode
+from features.sources import ROW
 from features.spec import FeatureSpec
 
 
@@ -35,6 +36,7 @@ class ShardWriter:
         self.seed = seed
         self.written: dict[str, int] = {}
         self.clicks = 0.0
+        self.labelled = True
         self._writers: dict[str, pq.ParquetWriter] = {}
 
     def write(self, frame: pl.DataFrame) -> None:
@@ -42,8 +44,10 @@ class ShardWriter:
         if frame.height == 0:
             return
         table = encode(frame, self.spec)
-        self.clicks += float(frame[self.spec.schema.label].sum())
-        rows = frame["row"].to_numpy()
+        labels = frame[self.spec.schema.label]
+        self.labelled = self.labelled and labels.null_count() == 0
+        self.clicks += float(labels.sum())
+        rows = frame[ROW].to_numpy()
         if not self.shuffle:
             self._write_in_order(table)
             return

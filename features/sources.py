@@ -12,6 +12,9 @@ from features.schema import Schema
 
 BATCH_ROWS = 100_000
 
+# Columns of ours beside those of the log, which may have any name but these.
+ROW, LINE, TEXT, FIELDS = "#row", "#line", "#text", "#fields"
+
 _TEXT = (".tsv", ".csv", ".txt", ".gz", ".zst")
 _PARQUET = (".parquet", ".pq")
 _NDJSON = (".ndjson", ".jsonl")
@@ -22,7 +25,7 @@ class Batch:
     """Rows of one file, in file order.
 
     Attributes:
-        frame: `row` (UInt64, counted over all files from 0), label (Float64; null where the file has none), numeric
+        frame: ROW (UInt64, counted over all files from 0), label (Float64; null where the file has none), numeric
             columns as Float64 and categorical ones as String, null where missing.
         rejected: `file`, `line` (from 1), `reason`, `text` of the rows that could not be read.
         read: rows read, good and rejected.
@@ -100,8 +103,8 @@ def _open(path: str, schema: Schema) -> Source:
 
 def _open_text(path: str, schema: Schema) -> Source:
     try:
-        head = pl.scan_lines(path, n_rows=1).collect()
-        rows = pl.scan_lines(path).select(pl.len()).collect().item()
+        head = pl.scan_lines(path, n_rows=1, glob=False).collect()
+        rows = pl.scan_lines(path, glob=False).select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise BadInput(f"input {path} cannot be read: {_one_line(error)}") from None
     if rows == 0:
@@ -117,44 +120,49 @@ def _open_text(path: str, schema: Schema) -> Source:
 
 
 def _mostly_unlabelled(path: str, schema: Schema) -> bool:
-    head = pl.scan_lines(path, n_rows=100).collect()
+    head = pl.scan_lines(path, n_rows=100, glob=False).collect()
     fields = head["line"].str.count_matches(schema.separator, literal=True) + 1
     unlabelled = (fields == len(schema.columns) - 1).sum()
     return unlabelled > (fields == len(schema.columns)).sum()
 
 
 def _scan_typed(path: str) -> pl.LazyFrame:
-    return pl.scan_parquet(path) if path.endswith(_PARQUET) else pl.scan_ndjson(path)
+    if path.endswith(_PARQUET):
+        return pl.scan_parquet(path, glob=False)
+    # All rows say what a field holds: one odd value late in a log is then a bad row, not another type.
+    return pl.scan_ndjson(path, infer_schema_length=None)
 
 
 def _text_batches(source: Source, schema: Schema) -> Iterator[pl.DataFrame]:
-    """Batches of `line` (from 1), `text`, `fields` (how many the row has) and the columns, as strings."""
+    """Batches of LINE (from 1), TEXT, FIELDS (how many the row has) and the columns, as strings."""
     columns = _columns(source, schema)
-    lines = pl.scan_lines(source.path, name="text", row_index_name="line", row_index_offset=1)
-    parts = pl.col("text").str.split_exact(schema.separator, len(columns) - 1).struct.rename_fields(columns)
-    fields = pl.col("text").str.count_matches(schema.separator, literal=True) + 1
+    lines = pl.scan_lines(source.path, name=TEXT, row_index_name=LINE, row_index_offset=1, glob=False)
+    parts = pl.col(TEXT).str.split_exact(schema.separator, len(columns) - 1).struct.rename_fields(columns)
+    fields = pl.col(TEXT).str.count_matches(schema.separator, literal=True) + 1
     batches = lines.slice(int(schema.header)).collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
     for batch in batches:
         if batch.height:
-            yield batch.select("line", "text", fields.alias("fields"), parts.alias("parts")).unnest("parts")
+            yield batch.select(LINE, TEXT, fields.alias(FIELDS), parts.alias("#parts")).unnest("#parts")
 
 
 def _typed_batches(source: Source, schema: Schema) -> Iterator[pl.DataFrame]:
     """The same for files whose columns have types: every value as the text that a log would have had."""
     columns = _columns(source, schema)
-    rows = _scan_typed(source.path).select(columns).with_row_index("line", offset=1)
-    text = pl.struct(columns).struct.json_encode().alias("text")
+    rows = _scan_typed(source.path).select(columns).with_row_index(LINE, offset=1)
+    text = pl.struct(columns).struct.json_encode().alias(TEXT)
     for batch in rows.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
         if batch.height:
-            fields = pl.lit(len(columns), dtype=pl.UInt32).alias("fields")
+            fields = pl.lit(len(columns), dtype=pl.UInt32).alias(FIELDS)
             yield batch.with_columns(text, fields, pl.col(columns).cast(pl.String))
 
 
 def _parse(raw: pl.DataFrame, source: Source, schema: Schema, first_row: int) -> Batch:
     """Splits a batch of strings into typed rows and rejected ones."""
     numeric = [field.name for field in schema.numeric]
+    # Lines count from 1, rows from 0, and a header is a line but no row.
+    first_line = 2 if schema.header and source.path.endswith(_TEXT) else 1
     typed = raw.select(
-        (pl.col("line").cast(pl.UInt64) + (first_row - 1)).alias("row"),
+        (pl.col(LINE).cast(pl.UInt64) + pl.lit(first_row, pl.UInt64) - pl.lit(first_line, pl.UInt64)).alias(ROW),
         _label(source, schema).alias(schema.label),
         *(pl.col(name).cast(pl.Float64, strict=False) for name in numeric),
         *(pl.col(field.name) for field in schema.categorical),
@@ -163,15 +171,15 @@ def _parse(raw: pl.DataFrame, source: Source, schema: Schema, first_row: int) ->
         **({schema.label: typed[schema.label].is_null()} if source.labelled else {}),
         **{field.name: _not_a_number(typed[field.name], raw[field.name], field.kind) for field in schema.numeric},
     }
-    wrong_count = raw["fields"] != len(_columns(source, schema))
+    wrong_count = raw[FIELDS] != len(_columns(source, schema))
     bad = wrong_count
     for problem in problems.values():
         bad = bad | problem
     if not bad.any():
         return Batch(typed, _rejected(raw.clear(), source, []), raw.height)
     reasons = [
-        f"{row['fields']} fields instead of {len(_columns(source, schema))}"
-        if row["fields"] != len(_columns(source, schema))
+        f"{row[FIELDS]} fields instead of {len(_columns(source, schema))}"
+        if row[FIELDS] != len(_columns(source, schema))
         else _reason(row, {name: flags[index] for name, flags in problems.items()}, schema)
         for index, row in zip(bad.arg_true().to_list(), raw.filter(bad).iter_rows(named=True), strict=True)
     ]
@@ -203,7 +211,12 @@ def _reason(row: dict[str, object], problems: dict[str, bool], schema: Schema) -
 
 
 def _rejected(rows: pl.DataFrame, source: Source, reasons: list[str]) -> pl.DataFrame:
-    return rows.select(pl.lit(source.path).alias("file"), "line", pl.Series("reason", reasons, dtype=pl.String), "text")
+    return rows.select(
+        pl.lit(source.path).alias("file"),
+        pl.col(LINE).alias("line"),
+        pl.Series("reason", reasons, dtype=pl.String),
+        pl.col(TEXT).alias("text"),
+    )
 
 
 def _columns(source: Source, schema: Schema) -> list[str]:

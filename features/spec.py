@@ -93,11 +93,16 @@ def load_spec(folder: Path) -> FeatureSpec:
         ) from None
     except (ValueError, SafetensorError) as error:
         raise BadInput(f"the feature spec in {folder} cannot be read: {error}; prepare the data again") from None
-    if readable.get("version") != VERSION:
-        raise BadInput(f"the feature spec in {folder} is version {readable.get('version')}, this is for {VERSION}")
-    schema = parse(Schema, readable["schema"], str(folder / SPEC_FILE))
-    scales = {name: (entry["mean"], entry["std"]) for name, entry in readable["scales"].items()}
-    spec = FeatureSpec(schema, scales, arrays)
-    if spec.digest != readable["digest"]:
-        raise BadInput(f"the feature spec in {folder} has digest {spec.digest} but says {readable['digest']}")
+    try:
+        if readable["version"] != VERSION:
+            raise BadInput(f"the feature spec in {folder} is version {readable['version']}, this is for {VERSION}")
+        schema = parse(Schema, readable["schema"], str(folder / SPEC_FILE))
+        scales = {name: (entry["mean"], entry["std"]) for name, entry in readable["scales"].items()}
+        spec = FeatureSpec(schema, scales, arrays)
+        found, said = spec.digest, readable["digest"]
+    except (KeyError, TypeError, AttributeError) as error:
+        problem = f"{type(error).__name__} {error}"
+        raise BadInput(f"the feature spec in {folder} is damaged ({problem}); prepare the data again") from None
+    if found != said:
+        raise BadInput(f"the feature spec in {folder} has digest {found} but says {said}; prepare the data again")
     return spec

@@ -1,5 +1,6 @@
 """Typed settings from plain mappings: unknown keys and wrong types become one-line errors."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -13,7 +14,7 @@ from features.errors import BadInput, did_you_mean
 class Strict(BaseModel):
     """A frozen group of settings that rejects unknown keys and does not turn one type into another."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 Settings = TypeVar("Settings", bound=Strict)
@@ -38,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise BadInput(f"cannot read {path}: {reason}; give the path of a YAML file") from None
     try:
-        loaded: object = yaml.safe_load(text)
+        loaded = parse_yaml(text)
     except yaml.YAMLError as error:
         raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if loaded is None:
@@ -46,6 +47,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise BadInput(f"{path} holds a {type(loaded).__name__}, not a mapping of keys to values")
     return cast(dict[str, Any], loaded)
+
+
+def parse_yaml(text: str) -> object:
+    """A YAML text's value. Unlike YAML 1.1, which wants a point in a float, it takes 1e-7 for the number it is."""
+    return yaml.load(text, Loader=_Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+_Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _json(values: Mapping[str, Any], where: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from features.encode import encode_dense, encode_ids
 from features.errors import BadInput
 from features.output import file_appears_whole
-from features.sources import Batch, open_sources, read_batches
+from features.sources import ROW, Batch, open_sources, read_batches
 from serving.model import ServedModel
 
 # Rows a call of the model: large enough to be fast, small enough to stay in the processor's cache.
@@ -32,7 +32,9 @@ def score_logs(
         ids, dense = encode_ids(batch.frame, model.spec), encode_dense(batch.frame, model.spec)
         cuts = range(0, len(ids), _CALL_ROWS)
         scores = [model.from_packed(ids[i : i + _CALL_ROWS], dense[i : i + _CALL_ROWS]) for i in cuts]
-        scored = batch.frame.select("row", pl.col(model.spec.schema.label).alias("label")).with_columns(
+        scored = batch.frame.select(
+            pl.col(ROW).alias("row"), pl.col(model.spec.schema.label).alias("label")
+        ).with_columns(
             pl.Series("probability", np.concatenate(scores) if scores else np.zeros(0, np.float32), dtype=pl.Float32)
         )
         yield scored, batch

@@ -171,7 +171,7 @@ class TestWithARun:
         assert left(tmp_path / "notes") == set()
 
     def test_store_that_cannot_be_used_is_work_failed(self, project: Project, tmp_path: Path) -> None:
-        store = {"MLFLOW_TRACKING_URI": "sqlite:////proc/mlflow.db"}
+        store = {"MLFLOW_TRACKING_URI": "nonsense://nowhere"}
         failed = project.ctr("train", "data", "--out", tmp_path / "run", *tiny(), env=store)
         assert failed.code == 1
         assert "the tracking store" in failed.error

@@ -123,9 +123,7 @@ def test_packed_rows_agree_with_the_trained_model_on_the_shards(url: Any, projec
     answer = post(url[0], {"signature_name": "packed", "instances": packed})
     assert answer.status_code == 200, answer.text
     model = ServedModel(project.folder / "run" / f"group-{project.trained['served_group']}" / "model")
-    np.testing.assert_allclose(
-        answer.json()["predictions"], model.from_packed(rows.ids, rows.dense), atol=1e-6, rtol=0
-    )
+    np.testing.assert_allclose(answer.json()["predictions"], model.from_packed(rows.ids, rows.dense), atol=1e-6, rtol=0)
 
 
 def test_trained_weights_on_shards_raw_log_and_savedmodel_agree(project: Project) -> None:

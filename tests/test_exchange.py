@@ -1,0 +1,413 @@
+"""Snapshots between groups, in a real folder: whole, verified, newest first, and never waited for in vain."""
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ctr.exchange import Exchange, fingerprint
+
+Weights = dict[str, NDArray[np.float32]]
+
+PRINT = "f" * 64
+
+
+def weights(value: float = 1.0) -> Weights:
+    """A matrix, a vector and a scalar."""
+    return {
+        "embedding": np.full((5, 3), value, np.float32),
+        "bias": np.full(4, -value, np.float32),
+        "global": np.array(value, np.float32),
+    }
+
+
+def view(folder: Path, group: int, *, dtype: str = "float32", keep_steps: int = 1000, of: str = PRINT) -> Exchange:
+    """One group's view of the folder."""
+    return Exchange(folder, group=group, fingerprint=of, dtype=dtype, keep_steps=keep_steps)
+
+
+def files_of(folder: Path, group: int, step: int) -> tuple[Path, Path]:
+    """A snapshot's body and manifest."""
+    stem = folder / f"group-{group}" / f"step-{step:09d}"
+    return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+
+
+def steps_of(folder: Path, group: int) -> list[str]:
+    """The names of all files of a group, hidden ones too."""
+    return sorted(path.name for path in (folder / f"group-{group}").iterdir())
+
+
+def assert_equal(found: dict[str, NDArray[np.float32]], expected: Weights) -> None:
+    """The same names, shapes and values, as float32."""
+    assert set(found) == set(expected)
+    for name, values in expected.items():
+        assert found[name].dtype == np.float32
+        assert found[name].shape == values.shape
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_weights_arrive_as_they_were_published(tmp_path: Path) -> None:
+    """With group and step; single precision loses nothing."""
+    random = np.random.default_rng(0)
+    sent = {"a": random.normal(size=(20, 7)).astype(np.float32), "b": random.normal(size=3).astype(np.float32)}
+    written = view(tmp_path, 1).publish(100, sent)
+    snapshot = view(tmp_path, 0).newest(1, since=0)
+    assert snapshot is not None
+    assert (snapshot.group, snapshot.step) == (1, 100)
+    assert_equal(snapshot.weights, sent)
+    assert written == files_of(tmp_path, 1, 100)[0].stat().st_size
+
+
+def test_half_precision_is_within_its_rounding(tmp_path: Path) -> None:
+    """Half a unit of eleven bits, relative, and half the smallest step near zero."""
+    sent = {
+        "w": (np.random.default_rng(1).normal(size=5000) * 10.0 ** np.arange(-10, 5).repeat(1000)[:5000]).astype("f4")
+    }
+    sent["w"] = np.concatenate([sent["w"], np.array([0, 1, -1, 65504, 1e-7, 2.0**-24], np.float32)])
+    half = view(tmp_path, 1, dtype="float16").publish(1, sent)
+    snapshot = view(tmp_path, 0, dtype="float16").newest(1, since=0)
+    assert snapshot is not None
+    found, exact = snapshot.weights["w"].astype(np.float64), sent["w"].astype(np.float64)
+    assert (np.abs(found - exact) <= 2.0**-11 * np.abs(exact) + 2.0**-25).all()
+    assert found[-6:-2].tolist() == [0, 1, -1, 65504]
+    assert half < 0.55 * view(tmp_path, 2).publish(1, sent)
+
+
+def test_fingerprint_depends_on_names_shapes_and_spec_alone() -> None:
+    """Not on values nor on the order of the names."""
+    first = fingerprint(weights(1.0), "spec")
+    assert first == fingerprint(dict(reversed(weights(2.0).items())), "spec")
+    others = [
+        fingerprint(weights(), "other spec"),
+        fingerprint({**weights(), "more": np.zeros(1)}, "spec"),
+        fingerprint({**weights(), "bias": np.zeros(5)}, "spec"),
+        fingerprint({**weights(), "embedding": np.zeros((3, 5))}, "spec"),
+    ]
+    assert len({first, *others}) == 5
+
+
+def test_nothing_is_there_before_the_manifest(tmp_path: Path) -> None:
+    """The body alone is not seen, neither as the newest nor by one who waits."""
+    view(tmp_path, 1).publish(5, weights())
+    manifest = files_of(tmp_path, 1, 5)[1]
+    manifest.rename(tmp_path / "kept")
+    reader = view(tmp_path, 0)
+    assert reader.newest(1, since=0) is None
+    assert reader.wait_for(1, 5, timeout=0.05) is None
+    (tmp_path / "kept").rename(manifest)
+    found = reader.newest(1, since=0)
+    assert found is not None
+    assert found.step == 5
+
+
+def test_reader_beside_a_writer_sees_whole_snapshots_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While sixty are published, each that is read has the weights of its step and none is refused."""
+    sent = {step: {"w": np.full(20_000, step, np.float32)} for step in range(1, 61)}
+    writer, reader = view(tmp_path, 1), view(tmp_path, 0)
+    thread = threading.Thread(target=lambda: [writer.publish(step, values) for step, values in sent.items()])
+    seen: list[int] = []
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        thread.start()
+        deadline = time.monotonic() + 60
+        while (not seen or seen[-1] < 60) and time.monotonic() < deadline:
+            snapshot = reader.newest(1, since=0)
+            if snapshot is not None:
+                assert_equal(snapshot.weights, sent[snapshot.step])
+                seen.append(snapshot.step)
+        thread.join()
+    assert seen[-1] == 60
+    assert seen == sorted(seen)
+    assert caplog.records == []
+
+
+def test_newest_is_the_highest_step(tmp_path: Path) -> None:
+    """As a number, and not the one written last."""
+    writer = view(tmp_path, 1, keep_steps=10**12)
+    for step in (900, 1000, 20, 1_234_567_890):
+        writer.publish(step, weights(step))
+    snapshot = view(tmp_path, 0).newest(1, since=0)
+    assert snapshot is not None
+    assert snapshot.step == 1_234_567_890
+
+
+def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
+    """The step itself still counts."""
+    writer, reader = view(tmp_path, 1), view(tmp_path, 0)
+    writer.publish(10, weights())
+    writer.publish(20, weights())
+    assert [found.step if (found := reader.newest(1, since=since)) else None for since in (0, 20, 21)] == [20, 20, None]
+
+
+def test_peer_that_never_published_has_no_snapshot(tmp_path: Path) -> None:
+    """Nor a folder."""
+    assert view(tmp_path, 0).newest(7, since=0) is None
+
+
+def test_groups_do_not_see_one_another_s_snapshots_as_their_own(tmp_path: Path) -> None:
+    """Each group has its own."""
+    view(tmp_path, 1).publish(3, weights(1))
+    view(tmp_path, 2).publish(4, weights(2))
+    reader = view(tmp_path, 0)
+    found = {peer: reader.newest(peer, since=0) for peer in (1, 2)}
+    assert {peer: snapshot.step for peer, snapshot in found.items() if snapshot} == {1: 3, 2: 4}
+
+
+def edit_manifest(change: Callable[[dict[str, object]], object]) -> Callable[[Path, Path], None]:
+    """A damage to what the manifest says."""
+
+    def damage(body: Path, manifest: Path) -> None:
+        said = json.loads(manifest.read_text(encoding="utf-8"))
+        change(said)
+        manifest.write_text(json.dumps(said), encoding="utf-8")
+
+    return damage
+
+
+def flip_a_byte(body: Path, manifest: Path) -> None:
+    """Changes one bit of the weights."""
+    content = bytearray(body.read_bytes())
+    content[-5] ^= 1
+    body.write_bytes(content)
+
+
+def truncate(body: Path, manifest: Path) -> None:
+    """Cuts the end off the weights."""
+    body.write_bytes(body.read_bytes()[:-10])
+
+
+def empty(body: Path, manifest: Path) -> None:
+    """Leaves nothing of the weights."""
+    body.write_bytes(b"")
+
+
+def put_nonsense_with_its_digest(body: Path, manifest: Path) -> None:
+    """Puts something else in place of the weights, with the digest to go with it."""
+    body.write_bytes(b"nonsense")
+    said = json.loads(manifest.read_text(encoding="utf-8"))
+    manifest.write_text(json.dumps({**said, "sha256": hashlib.sha256(b"nonsense").hexdigest()}), encoding="utf-8")
+
+
+def put_earlier_step(body: Path, manifest: Path) -> None:
+    """Puts a whole snapshot of another step in its place."""
+    earlier_body, earlier_manifest = files_of(body.parent.parent, 1, 10)
+    body.write_bytes(earlier_body.read_bytes())
+    manifest.write_bytes(earlier_manifest.read_bytes())
+
+
+def replace_manifest(content: bytes) -> Callable[[Path, Path], None]:
+    """A damage that leaves something else in the manifest's place."""
+
+    def damage(body: Path, manifest: Path) -> None:
+        manifest.write_bytes(content)
+
+    return damage
+
+
+DAMAGES = [
+    pytest.param(flip_a_byte, "do not have the digest in its manifest", id="flipped byte"),
+    pytest.param(truncate, "do not have the digest in its manifest", id="truncated"),
+    pytest.param(empty, "its 0 bytes do not have the digest", id="empty"),
+    pytest.param(lambda body, manifest: body.unlink(), "FileNotFoundError", id="no body"),
+    pytest.param(put_nonsense_with_its_digest, "SafetensorError", id="nonsense"),
+    pytest.param(put_earlier_step, "its manifest says group 1 step 10", id="another step"),
+    pytest.param(edit_manifest(lambda said: said.update(group=2)), "its manifest says group 2", id="another group"),
+    pytest.param(edit_manifest(lambda said: said.update(fingerprint="0" * 64)), "of another model", id="another model"),
+    pytest.param(
+        edit_manifest(lambda said: said.update(fingerprint=None)), "refused snapshot", id="fingerprint of another type"
+    ),
+    pytest.param(edit_manifest(lambda said: said.pop("sha256")), "KeyError", id="no digest"),
+    pytest.param(replace_manifest(b""), "refused snapshot", id="empty manifest"),
+    pytest.param(replace_manifest(b"{"), "refused snapshot", id="half a manifest"),
+    pytest.param(replace_manifest(b"[]"), "refused snapshot", id="a list for a manifest"),
+    pytest.param(replace_manifest(b"null"), "refused snapshot", id="nothing for a manifest"),
+    pytest.param(replace_manifest(b"\xff\xfe\x00"), "refused snapshot", id="bytes for a manifest"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES)
+def test_unfit_snapshot_is_refused_with_a_warning_and_the_last_good_one_taken(
+    damage: Callable[[Path, Path], None], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning names the file and the reason; training goes on with what there is."""
+    writer, reader = view(tmp_path, 1), view(tmp_path, 0)
+    writer.publish(10, weights(1))
+    writer.publish(20, weights(2))
+    body, manifest = files_of(tmp_path, 1, 20)
+    damage(body, manifest)
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        snapshot = reader.newest(1, since=0)
+    assert snapshot is not None
+    assert snapshot.step == 10
+    assert_equal(snapshot.weights, weights(1))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert str(body) in record.getMessage()
+    assert said in record.getMessage()
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES)
+def test_unfit_snapshot_is_not_what_was_waited_for(
+    damage: Callable[[Path, Path], None], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Waiting for a step takes that step or none."""
+    writer = view(tmp_path, 1)
+    writer.publish(10, weights(1))
+    writer.publish(20, weights(2))
+    damage(*files_of(tmp_path, 1, 20))
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        assert view(tmp_path, 0).wait_for(1, 20, timeout=5) is None
+    (record,) = caplog.records
+    assert said in record.getMessage()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_weights_that_are_not_finite_are_refused(
+    value: float, dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One is enough, and a diverged peer does not spread."""
+    broken = weights()
+    broken["embedding"][4, 2] = value
+    view(tmp_path, 1, dtype=dtype).publish(10, weights(1))
+    view(tmp_path, 1, dtype=dtype).publish(20, broken)
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        snapshot = view(tmp_path, 0, dtype=dtype).newest(1, since=0)
+    assert snapshot is not None
+    assert snapshot.step == 10
+    assert "values that are not finite" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_weights_beyond_half_precision_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They would arrive as infinity."""
+    view(tmp_path, 1, dtype="float16").publish(10, {"w": np.array([1e6], np.float32)})
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        assert view(tmp_path, 0, dtype="float16").newest(1, since=0) is None
+    assert "values that are not finite" in caplog.text
+
+
+def test_model_of_another_shape_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Fingerprints as models have them."""
+    mine, theirs = fingerprint(weights(), "spec"), fingerprint(weights(), "another spec")
+    view(tmp_path, 1, of=theirs).publish(10, weights())
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        assert view(tmp_path, 0, of=mine).newest(1, since=0) is None
+    assert f"{theirs[:12]} instead of {mine[:12]}" in caplog.text
+
+
+def test_nothing_is_taken_when_all_are_unfit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning each."""
+    writer = view(tmp_path, 1)
+    for step in (10, 20, 30):
+        writer.publish(step, weights())
+        truncate(*files_of(tmp_path, 1, step))
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        assert view(tmp_path, 0).newest(1, since=0) is None
+    assert len(caplog.records) == 3
+
+
+def test_unfit_snapshots_older_than_asked_for_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor warned of."""
+    writer = view(tmp_path, 1)
+    writer.publish(10, weights())
+    writer.publish(20, weights())
+    truncate(*files_of(tmp_path, 1, 10))
+    truncate(*files_of(tmp_path, 1, 20))
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        assert view(tmp_path, 0).newest(1, since=15) is None
+    assert len(caplog.records) == 1
+
+
+def test_old_snapshots_are_removed(tmp_path: Path) -> None:
+    """Those more than the steps to keep behind, body and manifest; others' are not touched."""
+    view(tmp_path, 2).publish(1, weights())
+    writer = view(tmp_path, 1, keep_steps=200)
+    for step in (100, 200, 300, 400):
+        writer.publish(step, weights())
+    expected = [f"step-{step:09d}.{end}" for step in (200, 300, 400) for end in ("json", "safetensors")]
+    assert steps_of(tmp_path, 1) == expected
+    assert steps_of(tmp_path, 2) == ["step-000000001.json", "step-000000001.safetensors"]
+
+
+def test_publishing_a_step_again_replaces_it(tmp_path: Path) -> None:
+    """As a resumed run does."""
+    writer = view(tmp_path, 1)
+    writer.publish(10, weights(1))
+    writer.publish(10, weights(2))
+    snapshot = view(tmp_path, 0).newest(1, since=0)
+    assert snapshot is not None
+    assert_equal(snapshot.weights, weights(2))
+    assert steps_of(tmp_path, 1) == ["step-000000010.json", "step-000000010.safetensors"]
+
+
+def test_reader_in_the_middle_of_a_file_reads_it_to_its_end(tmp_path: Path) -> None:
+    """What is published anew takes the place of the old files and is not written into them."""
+    writer = view(tmp_path, 1)
+    writer.publish(10, weights(1))
+    for path in files_of(tmp_path, 1, 10):
+        before = path.read_bytes()
+        with path.open("rb") as held:
+            writer.publish(10, weights(float(len(before))))
+            assert held.read() == before
+        assert path.read_bytes() != before
+
+
+def test_waiting_ends_after_the_time_given(tmp_path: Path) -> None:
+    """With nothing, not much later; another step is not what was waited for."""
+    view(tmp_path, 1).publish(10, weights())
+    started = time.monotonic()
+    assert view(tmp_path, 0).wait_for(1, 11, timeout=0.3) is None
+    assert 0.3 <= time.monotonic() - started < 2
+
+
+def test_waiting_ends_when_the_snapshot_comes(tmp_path: Path) -> None:
+    """Long before the time given."""
+    timer = threading.Timer(0.2, lambda: view(tmp_path, 1).publish(10, weights(3)))
+    timer.start()
+    started = time.monotonic()
+    snapshot = view(tmp_path, 0).wait_for(1, 10, timeout=60)
+    timer.join()
+    assert snapshot is not None
+    assert_equal(snapshot.weights, weights(3))
+    assert time.monotonic() - started < 20
+
+
+def test_snapshot_that_is_there_is_taken_without_waiting(tmp_path: Path) -> None:
+    """Even with no time to wait, and without asking who is alive."""
+    view(tmp_path, 1).publish(10, weights())
+    view(tmp_path, 1).publish(20, weights())
+    calls: list[int] = []
+    snapshot = view(tmp_path, 0).wait_for(1, 10, timeout=0, alive=lambda: calls.append(1))
+    assert snapshot is not None
+    assert snapshot.step == 10
+    assert calls == []
+
+
+def test_caller_is_asked_again_and_again_while_waiting(tmp_path: Path) -> None:
+    """So that it may look after its own."""
+    calls: list[float] = []
+    assert view(tmp_path, 0).wait_for(1, 10, timeout=0.5, alive=lambda: calls.append(time.monotonic())) is None
+    assert len(calls) >= 3
+
+
+def test_caller_ends_the_wait_by_raising(tmp_path: Path) -> None:
+    """What it raises comes out as it is."""
+    calls: list[int] = []
+
+    def alive() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise InterruptedError("the peer is dead")
+
+    started = time.monotonic()
+    with pytest.raises(InterruptedError, match="the peer is dead"):
+        view(tmp_path, 0).wait_for(1, 10, timeout=60, alive=alive)
+    assert len(calls) == 3
+    assert time.monotonic() - started < 20
