@@ -4,7 +4,7 @@ ROWS ?= 300000
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test test-fast lint lock clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,10 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The tier that starts no training and no server: half a minute.
+test-fast: setup
+	$(BIN)/python -m pytest -m "not processes"
 
 # Pins anew every package, with hashes and without naming where it came from.
 lock:

@@ -17,6 +17,7 @@ from features.draws import mix
 from features.errors import BadInput
 from features.fit import fit
 from features.output import appears_whole
+from features.report import report
 from features.schema import Schema
 from features.shards import ShardWriter
 from features.sources import ROW, Batch, Source, open_sources, read_batches
@@ -24,6 +25,7 @@ from features.spec import FeatureSpec
 
 MANIFEST_FILE = "manifest.json"
 REJECTED_FILE = "rejected.ndjson"
+REPORT_FILE = "report.json"
 PARTS = ("train", "validation", "test")
 
 # Told how far the work is: stage, rows done, rows in all.
@@ -83,9 +85,11 @@ def prepare(
         batches = _told(rejected.keep(read_batches(sources, schema)), "reading", total, progress)
         if fitted is None:
             training = (b.frame.filter(split.part(b.frame[ROW], total) == 0) for b in batches)
-            spec = fit(training, schema).spec()
+            counts = fit(training, schema)
+            spec = counts.spec()
+            used = {name: int((counted[:-1] > 0).sum()) for name, counted in counts.buckets.items()}
         else:
-            spec = fitted
+            spec, used = fitted, None
             for _ in batches:
                 pass
         spec.save(folder)
@@ -93,7 +97,10 @@ def prepare(
         if rows == 0:
             raise BadInput(f"none of the {total} rows could be read; {rejected.first}")
         encoding = _told(read_batches(sources, schema), "encoding", total, progress)
-        parts = _write(encoding, folder, spec, split, total, shard_rows, seed)
+        writers = _write(encoding, folder, spec, split, total, shard_rows, seed)
+        parts = {part: _summary(writer) for part, writer in zip(PARTS, writers, strict=True)}
+        described = report(spec, {part: writer.ids for part, writer in zip(PARTS, writers, strict=True)}, used)
+        (folder / REPORT_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         digest = hashlib.sha256(spec.digest.encode())
         for part in parts.values():
             for name, shard in part["shards"].items():
@@ -118,7 +125,7 @@ def prepare(
 
 def _write(
     batches: Iterator[Batch], folder: Path, spec: FeatureSpec, split: Split, total: int, shard_rows: int, seed: int
-) -> dict[str, Any]:
+) -> list[ShardWriter]:
     shares = dict(zip(PARTS, (1 - split.validation - split.test, split.validation, split.test), strict=True))
     with ExitStack() as stack:
         writers = [
@@ -139,7 +146,7 @@ def _write(
             parts = split.part(batch.frame[ROW], total)
             for index, writer in enumerate(writers):
                 writer.write(batch.frame.filter(parts == index))
-    return {part: _summary(writer) for part, writer in zip(PARTS, writers, strict=True)}
+    return writers
 
 
 def _summary(writer: ShardWriter) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from features.draws import mix
-from features.encode import encode
+from features.encode import ID_PREFIX, encode
+from features.report import IdCounts
 from features.sources import ROW
 from features.spec import FeatureSpec
 
@@ -37,6 +38,7 @@ class ShardWriter:
         self.written: dict[str, int] = {}
         self.clicks = 0.0
         self.labelled = True
+        self.ids = IdCounts(spec)
         self._writers: dict[str, pq.ParquetWriter] = {}
 
     def write(self, frame: pl.DataFrame) -> None:
@@ -44,6 +46,7 @@ class ShardWriter:
         if frame.height == 0:
             return
         table = encode(frame, self.spec)
+        self.ids.add({name: table[ID_PREFIX + name].to_numpy() for name in self.spec.id_fields})
         labels = frame[self.spec.schema.label]
         self.labelled = self.labelled and labels.null_count() == 0
         self.clicks += float(labels.sum())
