@@ -1,12 +1,12 @@
 """The command line. Everything heavy is imported where it is used: `ctr --help` answers in under 0.3 s."""
 
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from ctr.exits import exit_code
 from features.errors import BadInput, WorkFailed
 
 app = typer.Typer(
@@ -17,9 +17,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-# What typer returns when a command is stopped by Ctrl-C.
-_INTERRUPTED = 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML; see configs/.")]
@@ -287,39 +284,6 @@ def validate(
     give({"valid": True, "configs": [str(path) for path in configs]}, as_json, title="valid")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 the work failed, 2 wrong usage or bad input."""
-    sys.exit(_run(arguments))
-
-
-def _run(arguments: list[str] | None) -> int:
-    try:
-        result: Any = app(args=arguments, standalone_mode=False)
-        if result == _INTERRUPTED:
-            return _fail("stopped by Ctrl-C; nothing half-written is left, and `ctr train` and `ctr compare` resume", 1)
-        return result if isinstance(result, int) else 0
-    except BadInput as error:
-        return _fail(str(error), 2)
-    except WorkFailed as error:
-        return _fail(str(error), 1)
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the disk's free space", 1)
-    except Exception as error:
-        return _usage_or_bug(error)
-
-
-def _usage_or_bug(error: Exception) -> int:
-    if hasattr(error, "format_message"):  # click's usage errors
-        command = getattr(getattr(error, "ctx", None), "command_path", "ctr")
-        return _fail(f"{error.format_message()} Try '{command} --help'.", 2)  # pyright: ignore
-    if type(error).__name__ == "Abort":
-        return _fail("stopped", 1)
-    if os.environ.get("CTR_DEBUG"):
-        raise error
-    return _fail(f"{type(error).__name__}: {error}; this is a fault of ctr's: CTR_DEBUG=1 shows where", 1)
-
-
-def _fail(text: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(text.split())}\n")
-    return code
+def main() -> None:
+    """The `ctr` command."""
+    sys.exit(exit_code(app))

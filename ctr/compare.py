@@ -18,8 +18,7 @@ from ctr.config import Config, dump_config
 from ctr.data import Data, in_order
 from ctr.launch import train_run
 from ctr.metrics import Evaluation, churn, evaluate, paired_interval, relative_churn, row_log_loss
-from ctr.runs import group_folder, is_run, read_run
-from ctr.worker import SCORES_FILE
+from ctr.runs import SCORES_FILE, group_folder, is_run, read_run
 from features.errors import BadInput
 
 RESULT_FILE = "comparison.json"

@@ -9,8 +9,16 @@ from typing import Any
 from ctr.cluster import Follow, follow_groups, start_groups
 from ctr.config import Config, dump_config
 from ctr.data import Data
-from ctr.runs import CONFIG_FILE, RUN_FILE, group_folder, is_run, read_run, write_run
-from ctr.worker import RESULT_FILE, RUN_ID_FILE
+from ctr.runs import (
+    CONFIG_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    RUN_ID_FILE,
+    group_folder,
+    is_run,
+    read_run,
+    write_run,
+)
 from features.errors import BadInput
 
 

@@ -18,6 +18,10 @@ from serving.card import is_saved_model
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
+# Of each group:
+RUN_ID_FILE = "mlflow_run_id"
+RESULT_FILE = "result.json"
+SCORES_FILE = "scores.parquet"
 
 
 def is_run(folder: Path) -> bool:

@@ -8,55 +8,17 @@ object a line.
 import json
 import os
 import signal
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctr.config import Config, flatten
+from ctr.config import Config
 from ctr.data import Data
-from ctr.runs import CONFIG_FILE, group_folder, member_model
-from features.errors import BadInput, WorkFailed
-from features.prepare import MANIFEST_FILE
-from features.spec import SPEC_FILE
+from ctr.member import Member
+from ctr.place import Place, find_place, parent_watch
+from ctr.runs import RESULT_FILE, SCORES_FILE, group_folder, member_model
 
-RUN_ID_FILE = "mlflow_run_id"
-RESULT_FILE = "result.json"
-SCORES_FILE = "scores.parquet"
 # Seeds of groups lie this far apart, so that neighbouring seeds of a run do not share a group's.
 _GROUP_SEEDS = 1000
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process stands. `parent`: process to end with, 0 for none."""
-
-    group: int
-    groups: int
-    worker: int
-    workers: int
-    exchange: Path
-    parent: int
-
-    @property
-    def chief(self) -> bool:
-        return self.worker == 0
-
-
-def find_place(run: Path) -> Place:
-    """This process's place, from the environment. Raises BadInput if those variables are wrong."""
-    try:
-        config = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        workers = len(config["cluster"]["worker"]) if config else 1
-        worker = int(config["task"]["index"]) if config else 0
-        group, groups = int(os.environ.get("CTR_GROUP", "0")), int(os.environ.get("CTR_GROUPS", "1"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"TF_CONFIG, CTR_GROUP or CTR_GROUPS cannot be read: {type(error).__name__} {error}") from None
-    if not 0 <= group < groups:
-        raise BadInput(f"CTR_GROUP is {group} but CTR_GROUPS is {groups}; groups are numbered from 0")
-    exchange = Path(os.environ.get("CTR_EXCHANGE") or run / "exchange")
-    return Place(group, groups, worker, workers, exchange, int(os.environ.get("CTR_PARENT", "0")))
 
 
 def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[str, Any]:
@@ -68,21 +30,21 @@ def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[st
     _end_on_sigterm()
     folder = group_folder(run, place.group)
     folder.mkdir(parents=True, exist_ok=True)
-    tracker = _Tracker(data, run, config, place) if place.chief else None
+    member = Member(data, run, config, place) if place.chief else None
     try:
-        result = _train(data, run, config, place, score, tracker)
-    except (WorkFailed, BadInput):
-        if tracker:
-            tracker.end("FAILED")
+        result = _train(data, run, config, place, score, member)
+    except Exception:
+        if member:
+            member.end("FAILED")
         raise
-    if tracker:
+    if member:
         (folder / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
-        tracker.end("FINISHED")
+        member.end("FINISHED")
     return result
 
 
 def _train(
-    data: Data, run: Path, config: Config, place: Place, score: str | None, tracker: "_Tracker | None"
+    data: Data, run: Path, config: Config, place: Place, score: str | None, member: Member | None
 ) -> dict[str, Any]:
     import tensorflow as tf
     import tf_keras
@@ -175,23 +137,23 @@ def _train(
         # Saving takes all workers of a group, restoring reads the chief's.
         checkpoints=checkpoints if place.chief else folder / f"worker-{place.worker}-checkpoint",
         restore_from=checkpoints,
-        report=tracker.report if tracker else (lambda kind, values: None),
-        alive=_parent_watch(place.parent),
+        report=member.report if member else (lambda kind, values: None),
+        alive=parent_watch(place.parent),
     )
-    if tracker is None:
+    if member is None:
         learner.meet()
         return {"group": place.group, **measured}
     evaluated = next(part for part in (validation, data.parts["test"], training) if part.rows)
     figures = evaluate_part(learner, evaluated).as_dict()
     result = {
         "group": place.group,
-        "run_id": tracker.run_id,
+        "run_id": member.run_id,
         "evaluated_on": evaluated.name,
         "log_loss": figures["log_loss"],
         "auc": figures["auc"],
         **measured,
     }
-    tracker.report("evaluation", {"step": schedule.steps, **figures})
+    member.report("evaluation", {"step": schedule.steps, **figures})
     if score:
         _write_scores(learner, data, score, folder / SCORES_FILE)
     _export(learner, data, run, config, place, result, figures)
@@ -247,55 +209,6 @@ def _export(
         out,
         card,
     )
-
-
-class _Tracker:
-    """A group's run in MLflow and its events on standard output. A resumed group goes on in the same MLflow run."""
-
-    def __init__(self, data: Data, run: Path, config: Config, place: Place):
-        from ctr import tracking
-
-        self._tracking = tracking
-        id_file = group_folder(run, place.group) / RUN_ID_FILE
-        known = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else ""
-        if known and tracking.has_run(known):
-            self.run_id = known
-            tracking.resume_run(known)
-        else:
-            tags = {"kind": "member", "run": run.name, "group": str(place.group), "groups": str(place.groups)}
-            tags |= {"data_digest": data.digest, "spec_digest": data.spec.digest}
-            tags |= json.loads(os.environ.get("CTR_TAGS", "{}"))
-            params = flatten(config.model_dump(mode="json"))
-            self.run_id = tracking.start_run(
-                config.tracking.experiment, f"{run.name}/group-{place.group}", tags=tags, params=params
-            )
-            files = {
-                "config": run / CONFIG_FILE,
-                "features": data.folder / SPEC_FILE,
-                "data": data.folder / MANIFEST_FILE,
-            }
-            tracking.log_files(self.run_id, files)
-            id_file.write_text(self.run_id, encoding="utf-8")
-
-    def report(self, kind: str, values: dict[str, Any]) -> None:
-        print(json.dumps({"event": kind, **values}), flush=True)
-        if kind == "evaluation":
-            step = values["step"]
-            metrics = {name: value for name, value in values.items() if name not in ("step", "rows")}
-            self._tracking.log_metrics(self.run_id, metrics, step)
-
-    def end(self, status: str) -> None:
-        self._tracking.end_run(self.run_id, status)
-
-
-def _parent_watch(parent: int) -> Callable[[], None]:
-    """A check that ends this process when the one that launched it is gone: nobody would read its results."""
-
-    def alive() -> None:
-        if parent and os.getppid() != parent:
-            sys.exit(143)
-
-    return alive
 
 
 def _end_on_sigterm() -> None:

@@ -102,8 +102,9 @@ def test_commands_do_not_pay_for_what_they_do_not_use(tmp_path: Path, command: l
     )
     script = f"""
 import sys
-from ctr.cli import _run
-assert _run({command!r}) == 0
+from ctr.cli import app
+from ctr.exits import exit_code
+assert exit_code(app, {command!r}) == 0
 print([name for name in {forbidden!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
