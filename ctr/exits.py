@@ -18,24 +18,29 @@ def exit_code(app: Callable[..., Any], arguments: list[str] | None = None) -> in
     """
     try:
         result = app(args=arguments, standalone_mode=False)
-    except BadInput as error:
-        return _fail(str(error), 2)
-    except WorkFailed as error:
-        return _fail(str(error), 1)
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the disk's free space", 1)
     except Exception as error:
-        said = getattr(error, "format_message", None)  # of errors of usage
-        if said is not None:
-            command = getattr(getattr(error, "ctx", None), "command_path", "ctr")
-            return _fail(f"{said()} Try '{command} --help'.", 2)
-        if os.environ.get("CTR_DEBUG"):
+        text, code = _explain(error)
+        if code is None:
             raise
-        return _fail(f"{type(error).__name__}: {error}; this is a fault of ctr's: CTR_DEBUG=1 shows where", 1)
+        return _fail(text, code)
     if result == _INTERRUPTED:
         return _fail("stopped by Ctrl-C; nothing half-written is left, and `ctr train` and `ctr compare` resume", 1)
     return result if isinstance(result, int) else 0
+
+
+def _explain(error: Exception) -> tuple[str, int | None]:
+    """What to say of an error and the exit code; None for the code to let it pass."""
+    if isinstance(error, (BadInput, WorkFailed)):
+        return str(error), 2 if isinstance(error, BadInput) else 1
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}; check the path, its permissions and the disk's free space", 1
+    said = getattr(error, "format_message", None)
+    if said is not None:  # an error of usage
+        command = getattr(getattr(error, "ctx", None), "command_path", "ctr")
+        return f"{said()} Try '{command} --help'.", 2
+    text = f"{type(error).__name__}: {error}; this is a fault of ctr's: CTR_DEBUG=1 shows where"
+    return text, None if os.environ.get("CTR_DEBUG") else 1
 
 
 def _fail(text: str, code: int) -> int:
