@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, progre
     for arm, about in arms.items():
         about["models_served"] = _ENSEMBLE if arm == "ensemble" else 1
     winner = min(arms, key=lambda arm: arms[arm]["log_loss"]["mean"])
-    sentences = _sentences(labels, predictions, winner, seed=config.train.seed)
+    sentences = _sentences(labels, predictions, seed=config.train.seed)
     for arm, each in predictions.items():
         for retraining, scores in enumerate(each):
             _log_arm(out, config, data, arm, retraining, evaluate(labels, scores))
@@ -185,20 +185,18 @@ def _summary(labels: Array, predictions: list[Array], *, seed: int) -> dict[str,
     }
 
 
-def _sentences(labels: Array, predictions: Mapping[str, list[Array]], winner: str, *, seed: int) -> list[str]:
-    """The winner against every other arm, paired by rows."""
+def _sentences(labels: Array, predictions: Mapping[str, list[Array]], *, seed: int) -> list[str]:
+    """Every arm against every worse one, paired by rows, the best arm's first."""
     losses = {arm: np.mean([row_log_loss(labels, s) for s in each], axis=0) for arm, each in predictions.items()}
+    ranked = sorted(losses, key=lambda arm: float(losses[arm].mean()))
     sentences: list[str] = []
-    for arm in predictions:
-        if arm == winner:
-            continue
-        mean, low, high = paired_interval(losses[arm] - losses[winner], seed=seed)
-        sure = "" if low > 0 else ", which may be chance"
-        retrainings = len(predictions[arm])
+    for better, worse in combinations(ranked, 2):
+        mean, low, high = paired_interval(losses[worse] - losses[better], seed=seed)
+        retrainings = len(predictions[better])
         times = f"{retrainings} retraining{'s' if retrainings > 1 else ''}"
-        sentences.append(
-            f"{winner} is better than {arm} by {mean:.5f} nats (95 % over rows: {low:.5f} to {high:.5f}), {times}{sure}"
-        )
+        chance = "" if low > 0 else "; this may be chance"
+        interval = f"(95 % over rows: {low:.5f} to {high:.5f}, {times})"
+        sentences.append(f"{better} is better than {worse} by {mean:.5f} nats {interval}{chance}")
     return sentences
 
 

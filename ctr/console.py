@@ -13,12 +13,12 @@ from rich.table import Table
 from ctr.cluster import Follow
 from features.prepare import Progress as Told
 
-screen = Console(stderr=True, highlight=False)
+screen = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 
 
 def say(text: str) -> None:
     """A line for people."""
-    screen.print(text, markup=False)
+    screen.print(text, markup=False, soft_wrap=True)
 
 
 def give(result: Mapping[str, Any], as_json: bool, *, title: str) -> None:

@@ -157,8 +157,11 @@ def _conclude(compared: dict[str, Any]) -> None:
         about = compared["arms"][arm]
         loss = about["log_loss"]
         models = about.get("models_served", "-")
-        rows.append([name, f"{loss['mean']:.5f}", f"{about['auc']:.4f}", f"{about['ece']:.4f}", str(models)])
-    table(f"{compared['rows']:,} test rows", ["", "log loss (nats)", "AUC", "ECE", "models served"], rows)
+        changed = "-" if about["churn"] is None else f"{about['churn']:.4f}"
+        figures = [f"{loss['mean']:.5f}", f"{about['auc']:.4f}", f"{about['ece']:.4f}", changed, str(models)]
+        rows.append([name, *figures])
+    title = f"{compared['rows']:,} test rows, mean of {compared['retrainings']} retrainings"
+    table(title, ["", "log loss (nats)", "AUC", "ECE", "churn", "models served"], rows)
     for sentence in compared["sentences"]:
         say(sentence)
 

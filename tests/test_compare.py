@@ -34,8 +34,8 @@ def test_every_arm_is_reported_with_its_interval_and_churn(compared: dict[str, A
     trained = {arm: about["log_loss"]["mean"] for arm, about in compared["arms"].items() if arm != "truth"}
     assert compared["winner"] == min(trained, key=lambda arm: trained[arm])
     assert compared["arms"]["truth"]["log_loss"]["mean"] < min(trained.values())
-    assert len(compared["sentences"]) == 3
-    assert all(sentence.startswith(f"{compared['winner']} is better than ") for sentence in compared["sentences"])
+    assert len(compared["sentences"]) == 6
+    assert all(sentence.startswith(f"{compared['winner']} is better than ") for sentence in compared["sentences"][:3])
 
 
 def test_figures_are_those_of_the_predictions_on_the_test_rows(project: Project, compared: dict[str, Any]) -> None:
