@@ -20,6 +20,7 @@ from ctr.runs import (
     write_run,
 )
 from features.errors import BadInput
+from features.output import process_alive
 
 
 def train_run(
@@ -105,7 +106,7 @@ def _open_run(data: Data, run: Path, config: Config) -> dict[str, Any]:
         about = read_run(run)
         if about["status"] == "finished":
             raise BadInput(f"run {run} is finished already and left as it is; choose another --out")
-        if about["status"] == "running" and _alive(about["pid"]):
+        if about["status"] == "running" and process_alive(about["pid"]):
             raise BadInput(f"run {run} is under way in process {about['pid']}; wait for it or choose another --out")
         for key in ("data_digest", "spec_digest"):
             if about[key] != fresh[key]:
@@ -129,16 +130,6 @@ def interrupt_on_sigterm() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _end_members(run: Path, groups: int, status: str, tracking: Any) -> None:

@@ -56,6 +56,10 @@ class Learner:
         """The model's own weights by name."""
         return {name: variable.numpy() for name, variable in self.model.named_weights().items()}
 
+    def is_finite(self) -> bool:
+        """Whether every weight is a finite number."""
+        return all(bool(np.isfinite(weight).all()) for weight in self.weights().values())
+
     def learning_rate_at(self, step: int) -> float:
         """AdaGrad's rate at a step."""
         return float(self.optimizer.optimizers[-1].learning_rate(step))

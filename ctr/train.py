@@ -124,7 +124,9 @@ def train(
         clock.tick()
         done = step + 1
         if done % schedule.checkpoint_every == 0 or done == schedule.steps:
-            _check_finite(float(loss), step, learner, manager.latest_checkpoint)
+            # The loss is from before the step's update, which may be what exploded.
+            after = float(loss) if learner.is_finite() else float("nan")
+            _check_finite(after, step, learner, manager.latest_checkpoint)
             position.assign(done)
             if peers:
                 known.assign(peers.steps)
