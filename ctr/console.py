@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -80,8 +81,9 @@ def rows_progress() -> Generator[Told]:
                 tasks[stage] = progress.add_task(stage, total=total, rate="", note="")
             progress.update(tasks[stage], completed=done)
             speed = progress.tasks[tasks[stage]].speed
-            progress.update(tasks[stage], rate=f"{speed:,.0f} rows/s" if speed else "")
-            plain.tell(stage, f"{done:,} of {total:,} rows", done >= total)
+            progress.update(tasks[stage], rate=f"{speed:,.0f}/s" if speed else "")
+            rate = f", {speed:,.0f} a second" if speed else ""
+            plain.tell(stage, done, total, f"{done:,} of {total:,}{rate}")
 
         yield told
 
@@ -113,8 +115,8 @@ def groups_progress(title: str) -> Generator[Follow]:
             if group in tasks:
                 progress.update(tasks[group], note=text)
             if event["event"] == "progress":
-                where = f"step {event['step']} of {event['steps']}"
-                plain.tell(f"{title}, group {group}", f"{where}, {text}", event["step"] >= event["steps"])
+                where = f"step {event['step']} of {event['steps']}, {event['examples_per_second']:,.0f} rows/s"
+                plain.tell(f"{title}, group {group}", event["step"], event["steps"], f"{where}, {text}")
 
         yield follow
 
@@ -123,13 +125,15 @@ class _PlainLines:
     """Progress where there is no terminal: a line a stage every two seconds, and one at its end."""
 
     def __init__(self) -> None:
+        self.first: dict[str, tuple[float, int]] = {}
         self.last: dict[str, float] = {}
 
-    def tell(self, stage: str, text: str, finished: bool) -> None:
-        import time
-
+    def tell(self, stage: str, done: int, total: int, text: str) -> None:
         now = time.monotonic()
-        if screen.is_terminal or (now - self.last.get(stage, now - 3) < 2 and not finished):
+        began, at_first = self.first.setdefault(stage, (now, done))
+        if screen.is_terminal or (now - self.last.get(stage, now - 3) < 2 and done < total):
             return
         self.last[stage] = now
-        say(f"{stage}: {text}")
+        speed = (done - at_first) / (now - began) if done > at_first else 0.0
+        left = f", {(total - done) / speed:.0f} s left" if speed and done < total else ""
+        say(f"{stage}: {text}{left}")

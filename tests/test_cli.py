@@ -100,7 +100,7 @@ def test_json_is_one_object_alone_on_standard_output(log: Path) -> None:
     assert done.out.count("\n") == 1
     wanted = {"rows", "rows_rejected", "rows_per_second", "peak_rss_mb", "features", "shards", "digest"}
     assert wanted <= set(json.loads(done.out))
-    assert "300 of 300 rows" in done.err
+    assert "reading: 300 of 300" in done.err
 
 
 def test_without_json_nothing_is_on_standard_output(log: Path) -> None:
