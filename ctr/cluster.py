@@ -111,9 +111,10 @@ def follow_groups(processes: Sequence[Process], follow: Follow) -> None:
             codes = [process.popen.poll() for process in processes]
             for process, code in zip(processes, codes, strict=True):
                 if code:
+                    how = f"was killed by signal {-code}" if code < 0 else f"failed: {_last_words(process.log)}"
                     raise WorkFailed(
-                        f"worker {process.worker} of group {process.group} ended with code {code}: "
-                        f"{_last_words(process.log)}; its log is {process.log}, the same command resumes"
+                        f"worker {process.worker} of group {process.group} {how}; "
+                        f"its log is {process.log}, the same command resumes"
                     )
             if all(code == 0 for code in codes) and not any(reader.is_alive() for reader in readers) and events.empty():
                 return

@@ -20,6 +20,7 @@ from ctr.launch import train_run
 from ctr.metrics import Evaluation, churn, evaluate, paired_interval, relative_churn, row_log_loss
 from ctr.runs import SCORES_FILE, group_folder, is_run, read_run
 from features.errors import BadInput
+from features.output import file_appears_whole
 
 RESULT_FILE = "comparison.json"
 SETTINGS_FILE = "comparison-settings.json"
@@ -42,6 +43,12 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, progre
     """
     if data.parts["test"].rows == 0:
         raise BadInput(f"{data.folder} has no test rows to compare on; prepare it with prepare.test above 0")
+    rate = data.parts["train"].click_rate
+    if rate is None or not 0 < rate < 1:
+        raise BadInput(
+            f"the training labels of {data.folder} are all alike (click rate {rate}); there is nothing to learn"
+        )
+    true_scores = None if truth is None else _true_probabilities(truth, data)
     _open(out, data, config)
     labels = np.concatenate([rows.label[:, 0] for rows in in_order(data.parts["test"], 65_536)]).astype(np.float64)
     predictions: dict[str, list[Array]] = {arm: [] for arm in config.compare.arms}
@@ -56,8 +63,8 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, progre
     for arm, each in predictions.items():
         for retraining, scores in enumerate(each):
             _log_arm(out, config, data, arm, retraining, evaluate(labels, scores))
-    if truth is not None:
-        arms["truth"] = _summary(labels, [_true_probabilities(truth, data)], seed=config.train.seed)
+    if true_scores is not None:
+        arms["truth"] = _summary(labels, [true_scores], seed=config.train.seed)
     result = {
         "arms": arms,
         "winner": winner,
@@ -67,7 +74,8 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, progre
         "data_digest": data.digest,
         "path": str(out),
     }
-    (out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with file_appears_whole(out / RESULT_FILE) as aside:
+        aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 
@@ -123,8 +131,9 @@ def _train_arms(data: Data, out: Path, config: Config, retraining: int, progress
         path = out / f"logistic-{retraining}.npy"
         if not path.exists():
             say("fitting logistic regression")
-            with path.open("wb") as file:
-                np.save(file, logistic_regression(data, "test", seed=seed, say=say))
+            fitted = logistic_regression(data, "test", seed=seed, say=say)
+            with file_appears_whole(path) as aside:
+                np.save(aside, fitted)
         found["logistic"] = np.load(path)
     return {arm: found[arm] for arm in arms}
 

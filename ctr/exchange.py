@@ -75,20 +75,25 @@ class Exchange:
         _, manifest_path = self._paths(peer, step)
         deadline = time.monotonic() + timeout
         while not manifest_path.exists():
-            if time.monotonic() > deadline:
-                return None
+            # A peer that is ahead has published this step already or never will: it is no use to wait.
+            ahead = max(self._steps(peer), default=step) > step
+            if ahead or time.monotonic() > deadline:
+                return self._read(peer, step) if manifest_path.exists() else None
             alive()
             time.sleep(_POLL_SECONDS)
         return self._read(peer, step)
 
     def newest(self, peer: int, *, since: int) -> Snapshot | None:
         """The newest fit snapshot of a peer from step `since` or later; None if there is none."""
-        folder = self.folder / f"group-{peer}"
-        steps = sorted((int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json")), reverse=True)
-        for step in steps:
+        for step in sorted(self._steps(peer), reverse=True):
             if step >= since and (snapshot := self._read(peer, step)) is not None:
                 return snapshot
         return None
+
+    def _steps(self, group: int) -> list[int]:
+        """The steps of a group's snapshots that are there."""
+        found = (self.folder / f"group-{group}").glob("step-*.json")
+        return [int(path.stem.removeprefix("step-")) for path in found]
 
     def _paths(self, group: int, step: int) -> tuple[Path, Path]:
         stem = self.folder / f"group-{group}" / f"step-{step:09d}"

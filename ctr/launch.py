@@ -1,14 +1,14 @@
 """`ctr train`: makes or resumes a RUN folder, trains its groups on this machine, chooses the one that serves."""
 
 import json
-import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ctr.cluster import Follow, follow_groups, start_groups
 from ctr.config import Config, dump_config
 from ctr.data import Data
+from ctr.locks import try_lock
 from ctr.runs import (
     CONFIG_FILE,
     RESULT_FILE,
@@ -20,7 +20,6 @@ from ctr.runs import (
     write_run,
 )
 from features.errors import BadInput
-from features.output import process_alive
 
 
 def train_run(
@@ -39,12 +38,12 @@ def train_run(
     run folder and MLflow say how it ended, and the same call resumes.
     """
     _check_fits(data, config)
-    about = _open_run(data, run, config)
     groups, workers = config.codistillation.groups, config.train.workers_per_group
     # Made here once, so that groups do not all make the tables of a new store at the same time.
     from ctr import tracking
 
     tracking.client()
+    about, lock = _open_run(data, run, config)
     arguments = [str(data.folder), "--out", str(run), *(["--score", score] if score else [])]
     status = "failed"
     interrupt_on_sigterm()
@@ -56,13 +55,14 @@ def train_run(
         raise
     finally:
         if status != "finished":
-            write_run(run, {**about, "status": status, "pid": None})
+            write_run(run, {**about, "status": status})
             _end_members(run, groups, {"killed": "KILLED", "failed": "FAILED"}[status], tracking)
     members = [json.loads((group_folder(run, g) / RESULT_FILE).read_text(encoding="utf-8")) for g in range(groups)]
     result = _result(members)
     for member in members:
         tracking.set_tags(member["run_id"], {"served": str(member["group"] == result["served_group"]).lower()})
-    write_run(run, {**about, "status": "finished", "pid": None, "result": result})
+    write_run(run, {**about, "status": "finished", "result": result})
+    lock.close()
     return result
 
 
@@ -92,6 +92,10 @@ def _check_fits(data: Data, config: Config) -> None:
         raise BadInput(f"{data.folder} has no labels to train on; prepare a log that has them")
     if training.rows == 0:
         raise BadInput(f"{data.folder} has no training rows; prepare it with a smaller validation and test part")
+    if config.train.workers_per_group > 1 and config.codistillation.exchange == "async":
+        raise BadInput(
+            "codistillation.exchange=async takes one worker a group: its workers could hear of other snapshots"
+        )
     batch, workers = config.train.batch_size, config.train.workers_per_group
     if batch % workers:
         raise BadInput(
@@ -99,15 +103,14 @@ def _check_fits(data: Data, config: Config) -> None:
         )
 
 
-def _open_run(data: Data, run: Path, config: Config) -> dict[str, Any]:
+def _open_run(data: Data, run: Path, config: Config) -> tuple[dict[str, Any], IO[bytes]]:
+    """What `run.json` says of a run that begins or goes on, and the lock on it."""
     fresh = {"data": str(data.folder.resolve()), "data_digest": data.digest, "spec_digest": data.spec.digest}
     dumped = dump_config(config)
     if is_run(run):
         about = read_run(run)
         if about["status"] == "finished":
             raise BadInput(f"run {run} is finished already and left as it is; choose another --out")
-        if about["status"] == "running" and process_alive(about["pid"]):
-            raise BadInput(f"run {run} is under way in process {about['pid']}; wait for it or choose another --out")
         for key in ("data_digest", "spec_digest"):
             if about[key] != fresh[key]:
                 raise BadInput(f"run {run} was begun with {key} {about[key]}, {data.folder} has {fresh[key]}")
@@ -117,10 +120,13 @@ def _open_run(data: Data, run: Path, config: Config) -> dict[str, Any]:
         raise BadInput(f"{run} exists but is no run (it has no {RUN_FILE}) and is left as it is; choose another --out")
     else:
         run.mkdir(parents=True)
-        (run / CONFIG_FILE).write_text(dumped, encoding="utf-8")
-    about = {**fresh, "status": "running", "pid": os.getpid()}
+    lock = try_lock(run / ".lock")
+    if lock is None:
+        raise BadInput(f"run {run} is under way in another process; wait for it or choose another --out")
+    (run / CONFIG_FILE).write_text(dumped, encoding="utf-8")
+    about = {**fresh, "status": "running"}
     write_run(run, about)
-    return about
+    return about, lock
 
 
 def interrupt_on_sigterm() -> None:

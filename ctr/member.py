@@ -36,8 +36,8 @@ class Member:
                 "features": data.folder / SPEC_FILE,
                 "data": data.folder / MANIFEST_FILE,
             }
-            tracking.log_files(self.run_id, files)
             id_file.write_text(self.run_id, encoding="utf-8")
+            tracking.log_files(self.run_id, files)
 
     def report(self, kind: str, values: dict[str, Any]) -> None:
         """Tells of an event; an evaluation's figures are logged by step."""

@@ -86,6 +86,8 @@ def _better(
     else:
         theirs = _score_raw(champion, data, part, progress)
     differences = row_log_loss(labels, scores) - row_log_loss(labels, theirs)
+    if not differences.any():
+        return False, f"not better than {alias} version {version}: it scores every row alike"
     mean, low, high = paired_interval(differences, seed=0)
     worse = "better" if mean < 0 else "worse"
     interval = f"by {abs(mean):.5f} nats (95 % of {low:+.5f} to {high:+.5f}, {len(labels):,} {part} rows)"

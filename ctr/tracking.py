@@ -1,9 +1,9 @@
 """MLflow: runs, metrics, the registered model. The only module of ctr that imports mlflow."""
 
 import contextlib
+import io
 import logging
 import os
-import sys
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def _mlflow_errors(work: str) -> Generator[None]:
 def _quiet() -> Generator[None]:
     """Without MLflow's own progress bars and prints."""
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 

@@ -13,12 +13,15 @@ from typing import Any
 
 from ctr.config import Config
 from ctr.data import Data
+from ctr.locks import try_lock
 from ctr.member import Member
 from ctr.place import Place, find_place, parent_watch
 from ctr.runs import RESULT_FILE, SCORES_FILE, group_folder, member_model
+from features.errors import BadInput
 
 # Seeds of groups lie this far apart, so that neighbouring seeds of a run do not share a group's.
 _GROUP_SEEDS = 1000
+_SECONDS_FOR_PREDECESSOR = 60
 
 
 def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[str, Any]:
@@ -30,6 +33,10 @@ def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[st
     _end_on_sigterm()
     folder = group_folder(run, place.group)
     folder.mkdir(parents=True, exist_ok=True)
+    # A process of this place whose launcher was killed needs a moment to notice.
+    lock = try_lock(folder / f".worker-{place.worker}.lock", wait=_SECONDS_FOR_PREDECESSOR)
+    if lock is None:
+        raise BadInput(f"another process trains worker {place.worker} of {folder}; end it first")
     member = Member(data, run, config, place) if place.chief else None
     try:
         result = _train(data, run, config, place, score, member)
@@ -59,6 +66,7 @@ def _train(
     tf_keras.utils.set_random_seed(seed)
     # Before anything else touches TensorFlow: it starts the group's cluster.
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    _end_on_sigterm()  # once more: the cluster has put a handler of its own in its place, which goes on training
 
     from ctr.exchange import Exchange, fingerprint
     from ctr.learner import Learner

@@ -15,6 +15,9 @@ class WorkFailed(Exception):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of an error message: the known name nearest to `word`, or all of them when none is near."""
     names = list(known)
+    for name in names:
+        if name.casefold() == word.casefold():
+            return f"did you mean '{name}'?"
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if near:
         return f"did you mean '{near[0]}'?"

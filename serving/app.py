@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def serve(folder: Path, *, name: str, host: str, port: int, grpc_port: int | Non
     grpc_address = "" if grpc_port is None else f"{host}:{grpc_port}"
     os.environ.update({_MODEL: str(folder), _NAME: name, _GRPC: grpc_address})
     sys.stderr.write(f"serving {folder} as '{name}' on http://{host}:{port}/v1/models/{name}:predict (Ctrl-C stops)\n")
+    # uvicorn finishes what is in flight and then raises the signal once more, which would end in code 143.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     uvicorn.run(
         "serving.app:make_app",
         factory=True,

@@ -47,10 +47,10 @@ class Batcher(Generic[Item, Result]):
                 rows = [row for request, _ in taken for row in request]
                 try:
                     results = await loop.run_in_executor(self._thread, self._score, rows)
-                except Exception as error:  # handed to every request of the batch, which answers for it
-                    for _, future in taken:
-                        if not future.done():
-                            future.set_exception(error)
+                except Exception:
+                    # One request may be at fault: each is tried alone, so that it answers for itself only.
+                    for request, future in taken:
+                        await self._score_alone(request, future)
                     continue
                 first = 0
                 for request, future in taken:
@@ -59,6 +59,16 @@ class Batcher(Generic[Item, Result]):
                     first += len(request)
         finally:
             self._busy = False
+
+    async def _score_alone(self, request: list[Item], future: "asyncio.Future[list[Result]]") -> None:
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, request)
+        except Exception as error:
+            if not future.done():
+                future.set_exception(error)
+        else:
+            if not future.done():
+                future.set_result(results)
 
     def _take(self) -> list[tuple[list[Item], "asyncio.Future[list[Result]]"]]:
         count, rows = 0, 0

@@ -1,5 +1,6 @@
 """TensorFlow Serving's REST interface as an ASGI application: predict, status, metadata."""
 
+import logging
 import math
 import re
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,9 @@ from serving.rows import check_row, to_columns
 _MAX_ROWS = 1024
 _MAX_WAITING = 8192
 _MAX_BODY = 16 * 2**20
+
+_INT32 = 2**31 - 1
+_FLOAT32 = float(np.finfo(np.float32).max)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -56,6 +60,9 @@ class RestApp:
             status, answer = 400, {"error": str(error)}
         except QueueFull as error:
             status, answer = 503, {"error": f"{error}; try again in a second"}
+        except Exception as error:  # whatever it is, the client gets an answer that it can read
+            logging.getLogger("ctr").exception("a request failed")
+            status, answer = 500, {"error": f"{type(error).__name__}: {error}"}
         await _respond(send, status, answer)
 
     async def _answer(self, method: str, path: str, body: bytes) -> dict[str, Any]:
@@ -86,6 +93,8 @@ class RestApp:
         rows = request["instances"] if "instances" in request else _rows_of_columns(request["inputs"])
         if not isinstance(rows, list) or not rows:
             raise _Failure(400, "'instances' must be a list of at least one row")
+        if len(rows) > _MAX_WAITING:
+            raise _Failure(413, f"{len(rows)} rows are more than the {_MAX_WAITING} that a request may have")
         if signature == "serving_default":
             checked = [check_row(row, self.model.spec.schema, f"instance {i}") for i, row in enumerate(rows)]
             scores = await self._raw.submit(checked)
@@ -101,6 +110,10 @@ class RestApp:
         fields, numbers = len(self.model.spec.id_fields), len(self.model.spec.dense_fields)
         if not _is_list(ids, int, fields) or not _is_list(dense, (int, float, type(None)), numbers):
             raise BadInput(f"instance {index} needs 'ids', {fields} integers, and 'dense', {numbers} numbers or nulls")
+        if any(abs(value) > _INT32 for value in ids):  # pyright: ignore[reportOptionalIterable]
+            raise BadInput(f"instance {index}: an id is outside of 32 bits")
+        if any(value is not None and abs(value) > _FLOAT32 for value in dense):  # pyright: ignore[reportOptionalIterable]
+            raise BadInput(f"instance {index}: a dense value is outside of 32-bit floating point")
         return ids, [math.nan if value is None else float(value) for value in dense]  # pyright: ignore
 
     def _score_raw(self, rows: list[dict[str, Any]]) -> list[float]:

@@ -41,7 +41,10 @@ def _number(value: object, name: str, place: str) -> float:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadInput(f"{place}: field '{name}' is {value!r}, not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise BadInput(f"{place}: field '{name}' is larger than any floating-point number") from None
 
 
 def _text(value: object, name: str, place: str) -> str:

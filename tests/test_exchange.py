@@ -367,6 +367,14 @@ def test_waiting_ends_after_the_time_given(tmp_path: Path) -> None:
     assert 0.3 <= time.monotonic() - started < 2
 
 
+def test_nobody_waits_for_a_step_that_the_peer_has_left_behind(tmp_path: Path) -> None:
+    """It will not come any more: a group that restarted far behind must not spend a timeout at every boundary."""
+    view(tmp_path, 1).publish(20, weights())
+    started = time.monotonic()
+    assert view(tmp_path, 0).wait_for(1, 10, timeout=60) is None
+    assert time.monotonic() - started < 2
+
+
 def test_waiting_ends_when_the_snapshot_comes(tmp_path: Path) -> None:
     """Long before the time given."""
     timer = threading.Timer(0.2, lambda: view(tmp_path, 1).publish(10, weights(3)))

@@ -93,8 +93,8 @@ def test_a_model_that_is_not_surely_better_does_not_become_champion(
     said = json.loads(refused.out)
     assert said["passed"] is False
     assert said["version"] is None
-    assert "not surely better than champion" in said["reasons"][0]
-    assert "did not pass the gate and was not made champion: not surely better" in refused.error
+    assert "not better than champion version 1: it scores every row alike" in said["reasons"][0]
+    assert "did not pass the gate and was not made champion: not better" in refused.error
     assert str(client.get_model_version_by_alias("ctr", "champion").version) == promoted["version"]
 
 

@@ -193,7 +193,7 @@ def test_run_is_not_begun_anew_nor_continued_with_other_settings(project: Projec
     about = json.loads((project.folder / "run" / "run.json").read_text())
     half = project.folder / "half"
     half.mkdir()
-    (half / "run.json").write_text(json.dumps({**about, "status": "killed", "pid": None}))
+    (half / "run.json").write_text(json.dumps({**about, "status": "killed"}))
     (half / "config.yaml").write_text((project.folder / "run" / "config.yaml").read_text())
     changed = project.ctr("train", "data", "--out", "half", *tiny(train__epochs="9"))
     assert changed.code == 2
