@@ -3,23 +3,18 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 
 from ctr import tracking
 from ctr.launch import interrupt_on_sigterm
-from features.errors import BadInput, WorkFailed
+from features.errors import WorkFailed
+from serving.ports import check_free
 
 
 def serve_ui(port: int) -> None:
     """Serves the UI on this machine until Ctrl-C. Raises BadInput if the port is in use."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise BadInput(f"cannot listen on port {port}: {error.strerror}; choose another --port") from None
+    check_free("127.0.0.1", port)
     tracking.client()
     sys.stderr.write(f"MLflow's UI on {tracking.store()}: http://127.0.0.1:{port} (Ctrl-C stops)\n")
     # One worker and no job execution: the UI is up in seconds instead of half a minute.

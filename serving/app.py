@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import uvicorn
 
 from features.errors import BadInput
 from serving.card import read_card
+from serving.ports import check_free
 
 _MODEL, _NAME, _GRPC = "CTR_SERVE_MODEL", "CTR_SERVE_NAME", "CTR_SERVE_GRPC"
 
@@ -25,7 +25,7 @@ def serve(folder: Path, *, name: str, host: str, port: int, grpc_port: int | Non
     if grpc_port is not None and workers > 1:
         raise BadInput(f"--grpc-port works with one process, --workers is {workers}; leave one of them out")
     for asked in [port, *([grpc_port] if grpc_port is not None else [])]:
-        _check_free(host, asked)
+        check_free(host, asked)
     # Handed on through the environment, since further worker processes are started afresh.
     grpc_address = "" if grpc_port is None else f"{host}:{grpc_port}"
     os.environ.update({_MODEL: str(folder), _NAME: name, _GRPC: grpc_address})
@@ -61,13 +61,3 @@ def make_app() -> Any:
     gc.collect()
     gc.freeze()
     return app
-
-
-def _check_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        # As the server itself will: a port that a server has just left is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise BadInput(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from None

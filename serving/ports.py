@@ -1,0 +1,16 @@
+"""Whether a server may listen, asked before anything heavy is loaded."""
+
+import socket
+
+from features.errors import BadInput
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises BadInput if `port` of `host` cannot be listened on."""
+    with socket.socket() as probe:
+        # As the server itself will: a port that a server has just left is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadInput(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from None
