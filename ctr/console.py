@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from ctr.cluster import Follow
-from features.prepare import Progress as Told
+from features.progress import Progress as Told
 
 screen = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 

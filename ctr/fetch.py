@@ -8,7 +8,6 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ from typing import Any
 import httpx
 
 from features.errors import BadInput, WorkFailed, did_you_mean
+from features.progress import Progress
 
 SUMS_FILE = "SHA256SUMS"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TRIES = 5
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The gate before a model becomes champion: better than the present one, calibrated, and the same online as offline."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from ctr.runs import find_model, is_run, read_run
 from ctr.scoring import check_same_spec, score_part
 from features.encode import encode_dense, encode_ids
 from features.errors import BadInput
+from features.progress import Progress
 from features.sources import open_sources, read_batches
 from serving.batch import score_logs
 from serving.card import read_card
 from serving.model import ServedModel
-
-Progress = Callable[[str, int, int], None]
 
 _PARITY_ROWS = 1000
 _PARITY_TOLERANCE = 1e-6
@@ -40,10 +38,11 @@ def promote(name: str, data_folder: Path | None, alias: str, progress: Progress)
     model = ServedModel(folder)
     labels, scores = score_part(model, data, part, progress)
     found = evaluate(labels, scores)
+    sample = _sample(data)
     checks = [
         _better(alias, data, part, labels, scores, progress),
         _calibrated(scores, found.ece, card["config"]["gate"]["max_ece"]),
-        _same_online(model, data),
+        _same_online(model, sample),
     ]
     passed = all(ok for ok, _ in checks)
     reasons = [text for _, text in checks]
@@ -52,7 +51,7 @@ def promote(name: str, data_folder: Path | None, alias: str, progress: Progress)
         run_id = card["run_id"] if tracking.has_run(card["run_id"]) else _run_for(folder, card)
         tags = {"spec_digest": card["spec_digest"], "data_digest": card["data_digest"], "judged_on": part}
         tags |= {f"reason_{index}": reason for index, reason in enumerate(reasons)}
-        version = tracking.register(folder, run_id, _example(data, model), tags)
+        version = tracking.register(folder, run_id, _first_row(model, sample), tags)
         tracking.set_alias(alias, version)
     return {
         "name": tracking.MODEL_NAME,
@@ -116,10 +115,14 @@ def _calibrated(scores: NDArray[np.float64], ece: float, most: float) -> tuple[b
     return ok, f"{'calibrated' if ok else 'not calibrated'}: {text}"
 
 
-def _same_online(model: ServedModel, data: Data) -> tuple[bool, str]:
+def _sample(data: Data) -> pl.DataFrame:
+    """The first rows of the raw log."""
+    sources = open_sources(_raw_logs(data)[:1], data.spec.schema)
+    return next(read_batches(sources, data.spec.schema)).frame.head(_PARITY_ROWS)
+
+
+def _same_online(model: ServedModel, frame: pl.DataFrame) -> tuple[bool, str]:
     """Raw rows through the serving signature against the same rows as the pipeline encodes them."""
-    frame = next(read_batches(open_sources(_raw_logs(data)[:1], data.spec.schema), data.spec.schema)).frame
-    frame = frame.head(_PARITY_ROWS)
     offline = model.from_packed(encode_ids(frame, model.spec), encode_dense(frame, model.spec))
     online = model.from_columns(_raw_columns(model, frame), frame.height)
     gap = float(np.abs(offline - online).max())
@@ -145,8 +148,7 @@ def _raw_logs(data: Data) -> list[str]:
     return logs
 
 
-def _example(data: Data, model: ServedModel) -> dict[str, Any]:
-    frame = next(read_batches(open_sources(_raw_logs(data)[:1], data.spec.schema), data.spec.schema)).frame
+def _first_row(model: ServedModel, frame: pl.DataFrame) -> dict[str, Any]:
     return {name: values[0] for name, values in _raw_columns(model, frame.head(1)).items()}
 
 

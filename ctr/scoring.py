@@ -1,7 +1,6 @@
 """`ctr evaluate` and `ctr predict`: what a model says of rows, and how good that is."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from ctr.metrics import evaluate
 from ctr.runs import find_model
 from features.errors import BadInput
 from features.prepare import PARTS
+from features.progress import Progress
 
-Progress = Callable[[str, int, int], None]
 _CALL_ROWS = 4096
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from features.draws import mix
 from features.errors import BadInput
 from features.fit import fit
 from features.output import appears_whole
+from features.progress import Progress
 from features.report import report
 from features.schema import Schema
 from features.shards import ShardWriter
@@ -27,9 +28,6 @@ MANIFEST_FILE = "manifest.json"
 REJECTED_FILE = "rejected.ndjson"
 REPORT_FILE = "report.json"
 PARTS = ("train", "validation", "test")
-
-# Told how far the work is: stage, rows done, rows in all.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ the day. The 26 categories are the three's own ids, coarser groups of them, and 
 counts are noisy readings of the traits, missing more often where a trait is low.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from features.draws import mix
 from features.output import file_appears_whole
+from features.progress import Progress
 from features.schema import criteo
 
 CHUNK_ROWS = 100_000
@@ -69,7 +69,7 @@ def synth(
     days: int,
     seed: int,
     truth: Path | None,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Writes `rows` rows in Criteo's layout, in time order over `days` days; the same bytes for the same arguments.
 

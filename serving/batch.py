@@ -1,6 +1,6 @@
 """Scores raw logs of any size with a SavedModel, in flat memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from features.encode import encode_dense, encode_ids
 from features.errors import BadInput
 from features.output import file_appears_whole
+from features.progress import Progress
 from features.sources import ROW, Batch, open_sources, read_batches
 from serving.model import ServedModel
 
@@ -18,9 +19,7 @@ from serving.model import ServedModel
 _CALL_ROWS = 4096
 
 
-def score_logs(
-    model: ServedModel, inputs: list[str], progress: Callable[[str, int, int], None]
-) -> Iterator[tuple[pl.DataFrame, Batch]]:
+def score_logs(model: ServedModel, inputs: list[str], progress: Progress) -> Iterator[tuple[pl.DataFrame, Batch]]:
     """Scores of raw logs, a batch at a time, in order: `row`, `label` (null where the log has none), `probability`.
 
     Rows are encoded with the model's own feature spec. Raises BadInput as `open_sources` does.
@@ -42,9 +41,7 @@ def score_logs(
         progress("scoring", done, total)
 
 
-def predict_logs(
-    model: ServedModel, inputs: list[str], out: Path, progress: Callable[[str, int, int], None]
-) -> dict[str, Any]:
+def predict_logs(model: ServedModel, inputs: list[str], out: Path, progress: Progress) -> dict[str, Any]:
     """Writes the scores of raw logs to a Parquet file, in the order of the rows; returns rows and rows_rejected.
 
     Rows that cannot be read are kept in `OUT.rejected.ndjson`. Raises BadInput when none could be read.
