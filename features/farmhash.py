@@ -21,9 +21,9 @@ _K0, _K1, _K2 = (np.uint64(k) for k in (0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 
 def farmhash64(texts: pl.DataFrame) -> pl.DataFrame:
     """FarmHash64 of every value of columns of strings, as UInt64; null stays null."""
     codes = texts.select(NonCryptographicHashingNameSpace(pl.col(name)).farmhash64() for name in texts.columns)
-    whole_blocks = [_whole_blocks(pl.col(name)).any().alias(name) for name in texts.columns]
-    for name, found in texts.select(whole_blocks).row(0, named=True).items() if whole_blocks else ():
-        if found:
+    lengths = texts.select(pl.all().str.len_bytes().max()).row(0, named=True)
+    for name, longest in lengths.items():
+        if longest is not None and longest >= 128 and texts.select(_whole_blocks(pl.col(name)).any()).item():
             codes = codes.with_columns(_mended(texts[name], codes[name]))
     return codes
 

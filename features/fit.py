@@ -1,6 +1,7 @@
-"""First pass: counts and statistics of the training rows, mergeable, and the FeatureSpec made of them."""
+"""First pass: counts and statistics of rows, mergeable, and the FeatureSpec made of those of the training rows."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,8 +10,11 @@ from numpy.typing import NDArray
 
 from features.errors import BadInput
 from features.hashing import bucket_counts, numbers, to_buckets
-from features.schema import Schema
+from features.schema import Schema, dense_fields
 from features.spec import FIRST_KEPT, MISSING, RARE, FeatureSpec
+
+# Columns of the sums that are kept of a dense field: values present, sum, sum of squares, least, largest.
+_PRESENT, _SUM, _SQUARES, _LEAST, _LARGEST = range(5)
 
 
 @dataclass
@@ -18,54 +22,85 @@ class Counts:
     """What the first pass counts, over any part of the rows.
 
     Attributes:
-        rows: training rows seen.
+        rows: rows seen.
+        clicks: of them, with a label of 1.
         buckets: for each id field, int64 `[buckets + 1]`: rows a bucket; the last is the missing values'.
-        moments: for each dense field, float64 `[3]`: rows with a value, sum and sum of squares of its log.
+        clicked: the same of the rows with a click.
+        sums: for each dense field, float64 `[batches, 5]`: see `dense_sums`. They are kept by batch and added at the
+            end, exactly, so that it does not matter in which order parts are merged.
     """
 
     schema: Schema
     rows: int = 0
+    clicks: int = 0
     buckets: dict[str, NDArray[np.int64]] = field(default_factory=dict[str, NDArray[np.int64]])
-    moments: dict[str, NDArray[np.float64]] = field(default_factory=dict[str, NDArray[np.float64]])
+    clicked: dict[str, NDArray[np.int64]] = field(default_factory=dict[str, NDArray[np.int64]])
+    sums: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict[str, list[NDArray[np.float64]]])
 
     def __post_init__(self) -> None:
-        if not self.buckets:
-            self.buckets = {name: np.zeros(n + 1, np.int64) for name, n in bucket_counts(self.schema).items()}
-            self.moments = {field.name: np.zeros(3) for field in self.schema.numeric if field.dense != "none"}
+        for counts in (self.buckets, self.clicked):
+            if not counts:
+                counts.update({name: np.zeros(n + 1, np.int64) for name, n in bucket_counts(self.schema).items()})
+        for name in dense_fields(self.schema):
+            self.sums.setdefault(name, [])
 
     def add(self, frame: pl.DataFrame) -> None:
         """Counts the rows of a parsed batch."""
-        self.rows += frame.height
-        for name, buckets in to_buckets(frame, self.schema).items():
-            self.buckets[name] += np.bincount(buckets, minlength=len(self.buckets[name]))
-        for name, moments in self.moments.items():
-            logs = signed_log(numbers(frame, name))
-            present = logs[~np.isnan(logs)]
-            moments += [len(present), present.sum(), np.square(present).sum()]
+        dense = {name: transformed(frame, self.schema, name) for name in self.sums}
+        clicked = (frame[self.schema.label] == 1).fill_null(False) if self.schema.label in frame.columns else None
+        self.add_buckets(
+            to_buckets(frame, self.schema),
+            clicked=np.zeros(frame.height, bool) if clicked is None else clicked.to_numpy(),
+            sums={name: dense_sums(values) for name, values in dense.items()},
+        )
+
+    def add_buckets(
+        self,
+        buckets: Mapping[str, NDArray[np.integer]],
+        *,
+        clicked: NDArray[np.bool_],
+        sums: Mapping[str, NDArray[np.float64]],
+    ) -> None:
+        """Counts rows whose buckets `[rows]` are known already, with the `dense_sums` of the same rows."""
+        if not len(clicked):
+            return
+        self.rows += len(clicked)
+        self.clicks += int(clicked.sum())
+        for name, places in buckets.items():
+            np.add.at(self.buckets[name], places, 1)
+            np.add.at(self.clicked[name], places[clicked], 1)
+        for name, row in sums.items():
+            self.sums[name].append(row)
 
     def merge(self, other: "Counts") -> None:
-        """Adds what was counted over other rows; sums of parts, in the same order, are equal to the last bit."""
+        """Adds what was counted over other rows; in whatever order parts are merged, the spec is the same."""
         self.rows += other.rows
-        for name, counted in other.buckets.items():
-            self.buckets[name] += counted
-        for name, moments in other.moments.items():
-            self.moments[name] += moments
+        self.clicks += other.clicks
+        for mine, theirs in ((self.buckets, other.buckets), (self.clicked, other.clicked)):
+            for name, counted in theirs.items():
+                mine[name] += counted
+        for name, rows in other.sums.items():
+            self.sums[name] += rows
 
     def spec(self) -> FeatureSpec:
         """The spec that these counts give. Raises BadInput when there is no row to fit on."""
         if self.rows == 0:
             raise BadInput("no training row is left to fit the features on; give more rows or a larger training part")
-        min_counts = {
-            **{field.name: field.min_count for field in self.schema.numeric},
-            **{field.name: field.min_count for field in self.schema.categorical},
-            **{cross.name: cross.min_count for cross in self.schema.crosses},
+        min_counts = {field.name: field.min_count for field in (*self.schema.numeric, *self.schema.categorical)}
+        min_counts |= {cross.name: cross.min_count for cross in self.schema.crosses}
+        quantiles = {field.name: field.quantiles for field in self.schema.numeric if field.token == "quantile"}
+        ids = {
+            name: _quantile_ids(counted, quantiles[name])
+            if name in quantiles
+            else _compact(counted, min_counts.get(name, 1))
+            for name, counted in self.buckets.items()
         }
-        ids = {name: _compact(counted, min_counts[name]) for name, counted in self.buckets.items()}
-        scales = {name: _scale(moments) for name, moments in self.moments.items()}
+        kinds = {field.name: field.dense for field in self.schema.numeric}
+        scales = {name: _scale(rows, kinds[name]) for name, rows in self.sums.items()}
         return FeatureSpec(self.schema, scales, ids)
 
 
-def fit(frames: Iterator[pl.DataFrame], schema: Schema, seen: Callable[[int], None] = lambda rows: None) -> Counts:
+def fit(frames: Iterable[pl.DataFrame], schema: Schema, seen: Callable[[int], None] = lambda rows: None) -> Counts:
     """Counts every row of `frames`; `seen` is told of each batch's size."""
     counts = Counts(schema)
     for frame in frames:
@@ -74,9 +109,28 @@ def fit(frames: Iterator[pl.DataFrame], schema: Schema, seen: Callable[[int], No
     return counts
 
 
+def transformed(frame: pl.DataFrame, schema: Schema, name: str) -> NDArray[np.float64]:
+    """A numeric column before it is scaled, float64 `[rows]`, NaN where missing."""
+    values = numbers(frame, name)
+    field = next(field for field in schema.numeric if field.name == name)
+    return signed_log(values) if field.dense == "log_standard" else values
+
+
 def signed_log(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """sign(x) ln(1 + |x|): a logarithm that takes zero and negative counts too. NaN stays NaN."""
-    return np.sign(values) * np.log1p(np.abs(values))
+    return np.copysign(np.log1p(np.abs(values)), values)
+
+
+def dense_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of values that are present: how many, their sum, sum of squares, the least and the largest; float64 `[5]`."""
+    present = values[~np.isnan(values)]
+    if not len(present):
+        return np.array([0, 0, 0, np.inf, -np.inf])
+    # A dot product would be quicker, but how it adds up depends on the machine's library for it. Numbers near the
+    # largest there is have a square that is infinite; only the logarithms' squares are used.
+    with np.errstate(over="ignore"):
+        squares = np.square(present).sum()
+        return np.array([len(present), present.sum(), squares, present.min(), present.max()])
 
 
 def _compact(counted: NDArray[np.int64], min_count: int) -> NDArray[np.int32]:
@@ -88,11 +142,32 @@ def _compact(counted: NDArray[np.int64], min_count: int) -> NDArray[np.int32]:
     return ids
 
 
-def _scale(moments: NDArray[np.float64]) -> tuple[float, float]:
-    count, total, squares = (float(value) for value in moments)
+def _quantile_ids(counted: NDArray[np.int64], quantiles: int) -> NDArray[np.int32]:
+    """The id of every bucket of ordered numbers: which of so many equally filled parts its middle falls into."""
+    rows = counted[:-1]
+    before = np.cumsum(rows) - rows
+    parts = ((before + rows / 2) * quantiles / max(rows.sum(), 1)).astype(np.int64).clip(0, quantiles - 1)
+    # Where one number fills several parts, those between have no bucket; the ids leave no gap. Buckets that no
+    # training row has belong to the part that they lie in or next to.
+    seen = np.unique(parts[rows > 0])
+    ids = np.searchsorted(seen, parts, side="left").clip(0, max(len(seen) - 1, 0)) + FIRST_KEPT
+    return np.append(ids, MISSING).astype(np.int32)
+
+
+def _scale(rows: list[NDArray[np.float64]], kind: str) -> tuple[float, float]:
+    """What is subtracted from a value, and what it is then divided by."""
+    if not rows:
+        return 0.0, 1.0
+    sums = np.stack(rows)
+    count = float(sums[:, _PRESENT].sum())
     if count == 0:
         return 0.0, 1.0
-    mean = total / count
-    variance = squares / count - mean * mean
+    if kind == "min_max":
+        least, largest = float(sums[:, _LEAST].min()), float(sums[:, _LARGEST].max())
+        spread = largest - least
+        return least, spread if 0 < spread < math.inf else 1.0
+    squares = math.fsum(sums[:, _SQUARES]) / count
+    mean = math.fsum(sums[:, _SUM]) / count
+    variance = squares - mean * mean
     # A field with one value has nothing to scale by; what is left of its variance then is rounding, some 1e-16.
-    return mean, variance**0.5 if variance > 1e-12 * squares / count else 1.0
+    return mean, variance**0.5 if variance > 1e-12 * squares else 1.0

@@ -2,52 +2,41 @@
 
 import hashlib
 import json
-import resource
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from features.draws import mix
 from features.errors import BadInput
-from features.fit import fit
+from features.hashing import bucket_counts
+from features.html import write_html
+from features.memory import peak_rss_mb
+from features.ordered import in_parallel
 from features.output import appears_whole
+from features.parse import ROW, TIME
+from features.profile import Profile
 from features.progress import Progress
+from features.records import Records, record_type
 from features.report import report
-from features.schema import Schema
-from features.shards import ShardWriter
-from features.sources import ROW, Batch, Source, open_sources, read_batches
+from features.scan import Hashed, Rejects, hashed_batches, laid_aside, profile_of
+from features.schema import Schema, dense_fields
+from features.shards import Shard, write_shard
+from features.sources import Source, map_batches, open_sources
 from features.spec import FeatureSpec
+from features.split import MINUTE, PARTS, Split
+from features.tallies import load_tallies, save_tallies
 
 MANIFEST_FILE = "manifest.json"
 REJECTED_FILE = "rejected.ndjson"
 REPORT_FILE = "report.json"
-PARTS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Split:
-    """How rows are divided. `time` cuts by position in the log (logs are written in time order), last part test."""
-
-    kind: str
-    validation: float
-    test: float
-    seed: int
-
-    def part(self, rows: pl.Series, total: int) -> pl.Series:
-        """The index into PARTS of each row number."""
-        numbers = rows.to_numpy()
-        place = numbers / total if self.kind == "time" else mix(numbers, self.seed ^ 0x5EED) / 2.0**64
-        train = 1.0 - self.validation - self.test
-        # A share of 0.8 of 10 rows is 8 rows, although 1 - .1 - .1 is a little less than .8 in floating point.
-        cuts = np.array([train, train + self.validation]) - 1e-9
-        parts = np.zeros(len(numbers), np.int64) if self.kind == "none" else np.searchsorted(cuts, place, side="right")
-        return pl.Series(parts)
+REPORT_PAGE = "report.html"
 
 
 def prepare(
@@ -61,12 +50,14 @@ def prepare(
     max_reject_rate: float,
     seed: int,
     progress: Progress,
+    fitted_on: Path | None = None,
 ) -> dict[str, Any]:
-    """Encodes raw logs into `out`: shards by part, feature spec, manifest, rejected rows. Returns the manifest.
+    """Encodes raw logs into `out`: shards by part, feature spec, manifest, report, rejected rows. Returns the manifest.
 
-    With `fitted` the rows are encoded by that spec, otherwise by one fitted on the training part. Rows that cannot
-    be read are kept in `rejected.ndjson` with file, line and reason. Raises BadInput when more than
-    `max_reject_rate` of them are, when `out` exists, or when no row is left; nothing is left behind then.
+    With `fitted` the rows are encoded by that spec, otherwise by one fitted on the training part; `fitted_on` is the
+    prepared folder that it is from, with which the report then compares. Rows that cannot be read are kept in
+    `rejected.ndjson` with file, line and reason. Raises BadInput when more than `max_reject_rate` of them are, when
+    `out` exists, or when no row is left; nothing is left behind then.
     """
     started = time.monotonic()
     schema = schema if fitted is None else fitted.schema
@@ -79,128 +70,151 @@ def prepare(
             raise BadInput(
                 f"{_unlabelled(sources)} has no labels to train on; encode it with --spec of a prepared folder"
             )
-        rejected = _Rejects(folder / REJECTED_FILE, total, max_reject_rate)
-        batches = _told(rejected.keep(read_batches(sources, schema)), "reading", total, progress)
-        if fitted is None:
-            training = (b.frame.filter(split.part(b.frame[ROW], total) == 0) for b in batches)
-            counts = fit(training, schema)
-            spec = counts.spec()
-            used = {name: int((counted[:-1] > 0).sum()) for name, counted in counts.buckets.items()}
-        else:
-            spec, used = fitted, None
-            for _ in batches:
-                pass
-        spec.save(folder)
-        rows = total - rejected.count
+        plan = _Plan(split, total, shard_rows, seed)
+        records = Records(folder / "records", record_type(len(bucket_counts(schema)), len(dense_fields(schema))))
+        rejects = Rejects(folder / REJECTED_FILE, total, max_reject_rate)
+        divide = _divider(sources, schema, split, total, progress)
+        batches = _told(hashed_batches(sources, schema, divide, lay_aside=True), total, progress)
+        profile = profile_of(laid_aside(rejects.keep(batches), records, plan.shards), schema, PARTS, total)
+        rows = total - rejects.count
         if rows == 0:
-            raise BadInput(f"none of the {total} rows could be read; {rejected.first}")
-        encoding = _told(read_batches(sources, schema), "encoding", total, progress)
-        writers = _write(encoding, folder, spec, split, total, shard_rows, seed)
-        parts = {part: _summary(writer) for part, writer in zip(PARTS, writers, strict=True)}
-        described = report(spec, {part: writer.ids for part, writer in zip(PARTS, writers, strict=True)}, used)
-        (folder / REPORT_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+            raise BadInput(f"none of the {total} rows could be read; {rejects.first}")
+        spec = profile.parts["train"].spec() if fitted is None else fitted
+        spec.save(folder)
+        written = _write_shards(records, folder, spec, plan, progress)
+        records.folder.rmdir()
+        labelled = all(source.labelled for source in sources)
+        parts = {part: _summary(written[part], labelled) for part in PARTS}
+        before = None if fitted_on is None else load_tallies(fitted_on, schema)
+        described = report(spec, profile, before, rejected=rejects.count, labelled=labelled)
+        (folder / REPORT_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        write_html(described, folder / REPORT_PAGE, title=", ".join(Path(source.path).name for source in sources))
+        save_tallies(profile, folder)
         digest = hashlib.sha256(spec.digest.encode())
         for part in parts.values():
             for name, shard in part["shards"].items():
                 digest.update(f"{name} {shard['sha256']}".encode())
         manifest = {
-            "version": 1,
+            "version": 2,
             "digest": digest.hexdigest(),
             "spec_digest": spec.digest,
             "rows": rows,
-            "rows_rejected": rejected.count,
+            "rows_rejected": rejects.count,
             "features": {"ids": len(spec.id_fields), "dense": len(spec.dense_fields), "table_rows": sum(spec.sizes)},
             "sources": [_lasting(source.path) for source in sources],
-            "labelled": all(source.labelled for source in sources),
+            "labelled": labelled,
             "split": {"kind": split.kind, "validation": split.validation, "test": split.test},
             "seed": seed,
             "parts": parts,
         }
         (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     seconds = time.monotonic() - started
-    return {**manifest, "rows_per_second": total / seconds, "peak_rss_mb": _peak_rss_mb()}
+    return {**manifest, "moved": described["moved"], "rows_per_second": total / seconds, "peak_rss_mb": peak_rss_mb()}
 
 
-def _write(
-    batches: Iterator[Batch], folder: Path, spec: FeatureSpec, split: Split, total: int, shard_rows: int, seed: int
-) -> list[ShardWriter]:
-    shares = dict(zip(PARTS, (1 - split.validation - split.test, split.validation, split.test), strict=True))
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(
-                ShardWriter(
-                    folder / part,
-                    spec=spec,
-                    rows=round(total * (1 if split.kind == "none" else shares[part])),
-                    shard_rows=shard_rows,
-                    # Only what is trained on: the others keep the log's order, so that scores line up with rows.
-                    shuffle=part == "train" and split.kind != "none",
-                    seed=seed,
-                )
-            )
-            for part in PARTS
-        ]
-        for batch in batches:
-            parts = split.part(batch.frame[ROW], total)
-            for index, writer in enumerate(writers):
-                writer.write(batch.frame.filter(parts == index))
-    return writers
+@dataclass
+class _Plan:
+    """Which shard a row goes to. Shards are numbered over all parts: training, then validation, then test."""
+
+    split: Split
+    total: int
+    shard_rows: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        training = 1.0 if self.split.kind == "none" else 1 - self.split.validation - self.split.test
+        # Only what is trained on is shuffled: the others keep the log's order, so that scores line up with rows.
+        self.shuffled = self.split.kind != "none"
+        self.training_shards = max(1, round(self.total * training / self.shard_rows)) if self.shuffled else 0
+        most = -(-self.total // self.shard_rows)
+        self.starts = {"train": 0, "validation": self.training_shards or most}
+        self.starts["test"] = self.starts["validation"] + most
+        self.shard_count = self.starts["test"] + most
+        self.placed = dict.fromkeys(PARTS, 0)
+
+    def shards(self, batch: Hashed) -> NDArray[np.int64]:
+        """The shard of each row of the next batch."""
+        shards = np.zeros(len(batch.rows), np.int64)
+        for part, name in enumerate(PARTS):
+            chosen = np.flatnonzero(batch.parts == part)
+            if name == "train" and self.shuffled:
+                draws = mix(batch.rows[chosen], self.seed)
+                shards[chosen] = (draws % np.uint64(self.training_shards)).astype(np.int64)
+            else:
+                place = self.placed[name] + np.arange(len(chosen))
+                shards[chosen] = self.starts[name] + place // self.shard_rows
+                self.placed[name] += len(chosen)
+        return shards
+
+    def part_of(self, shard: int) -> tuple[str, int]:
+        """A shard's part and its number within it."""
+        part = next(name for name in reversed(PARTS) if shard >= self.starts[name])
+        return part, shard - self.starts[part]
 
 
-def _summary(writer: ShardWriter) -> dict[str, Any]:
-    digests = writer.digests()
-    rows = sum(writer.written.values())
+def _divider(
+    sources: list[Source], schema: Schema, split: Split, total: int, progress: Progress
+) -> Callable[[pl.DataFrame], NDArray[np.int64]]:
+    """What gives the part of each row of a batch. A log with times is read once more, for where the cuts are."""
+    if schema.time is None or split.kind != "time":
+        return lambda frame: split.part(frame[ROW], total)
+    minutes: Counter[int] = Counter()
+    done = 0
+    counted = map_batches(
+        sources, schema, lambda batch: (batch.read, (batch.frame[TIME] // MINUTE).value_counts(name="rows"))
+    )
+    for read, counts in counted:
+        minutes.update(dict(counts.iter_rows()))
+        done += read
+        progress("reading times", done, total)
+    cuts = split.time_cuts(minutes.items())
+    return lambda frame: split.part_by_time(frame[TIME], cuts)
+
+
+def _write_shards(
+    records: Records, folder: Path, spec: FeatureSpec, plan: _Plan, progress: Progress
+) -> dict[str, list[Shard]]:
+    for part in PARTS:
+        (folder / part).mkdir()
+
+    def write(number: int) -> tuple[str, Shard]:
+        part, index = plan.part_of(number)
+        shuffle = plan.seed if part == "train" and plan.shuffled else None
+        taken = records.take(number)
+        return part, write_shard(taken, folder / part, index, spec=spec, shuffle_seed=shuffle)
+
+    written: dict[str, list[Shard]] = {part: [] for part in PARTS}
+    done = 0
+    for part, shard in in_parallel(write, records.shards()):
+        written[part].append(shard)
+        done += shard.rows
+        progress("encoding", done, records.rows)
+    return written
+
+
+def _summary(shards: list[Shard], labelled: bool) -> dict[str, Any]:
+    rows = sum(shard.rows for shard in shards)
     return {
         "rows": rows,
-        "click_rate": writer.clicks / rows if rows and writer.labelled else None,
-        "shards": {name: {"rows": writer.written[name], "sha256": digests[name]} for name in sorted(digests)},
+        "click_rate": sum(shard.clicks for shard in shards) / rows if rows and labelled else None,
+        "weight": sum(shard.weight for shard in shards),
+        "shards": {shard.name: {"rows": shard.rows, "sha256": shard.sha256} for shard in shards},
     }
 
 
-class _Rejects:
-    """Keeps rejected rows aside as they come, and stops the work when they are too many."""
-
-    def __init__(self, path: Path, total: int, max_rate: float):
-        self.path, self.total, self.max_rate = path, total, max_rate
-        self.count = 0
-        self.first = ""
-
-    def keep(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        with self.path.open("wb") as file:
-            for batch in batches:
-                if batch.rejected.height:
-                    if not self.first:
-                        example = batch.rejected.row(0, named=True)
-                        self.first = f"the first is {example['file']} line {example['line']}: {example['reason']}"
-                    self.count += batch.rejected.height
-                    batch.rejected.write_ndjson(file)
-                yield batch
-        if self.count > self.max_rate * self.total:
-            raise BadInput(
-                f"{self.count} of {self.total} rows cannot be read, more than max_reject_rate {self.max_rate:g}; "
-                f"{self.first}; nothing was written: mend the log or raise prepare.max_reject_rate"
-            )
-
-
-def _told(batches: Iterator[Batch], stage: str, total: int, progress: Progress) -> Iterator[Batch]:
+def _told(batches: Iterator[Hashed], total: int, progress: Progress) -> Iterator[Hashed]:
     done = 0
     for batch in batches:
         yield batch
         done += batch.read
-        progress(stage, done, total)
+        progress("reading", done, total)
 
 
 def _unlabelled(sources: list[Source]) -> str:
     return next(source.path for source in sources if not source.labelled)
 
 
-def _peak_rss_mb() -> float:
-    # Kilobytes on Linux, bytes on macOS.
-    import sys
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def _lasting(path: str) -> str:
     """A path that means the same from another working folder."""
     return path if "://" in path else str(Path(path).resolve())
+

@@ -1,68 +1,58 @@
-"""What each field of a log is like: missing, distinct, kept, unseen, collisions; and how far it moved between parts."""
+"""What each field of a log is like: missing, distinct, kept, unseen, collisions, clicks by value and over time."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.spec import MISSING, RARE, FeatureSpec
+from features.drift import is_ordered, moved, stability
+from features.hashing import QUANTILE_BUCKETS, bucket_counts, log_square_thresholds, quantile_edge
+from features.profile import SLICES, Profile
+from features.schema import Schema
+from features.spec import RARE, FeatureSpec
 
-# Population stability index: above .25 a field is commonly taken to have changed, below .1 to be the same.
-MOVED = 0.25
+# Values of a category that are shown.
+_TOP = 20
 
-
-@dataclass
-class IdCounts:
-    """How often each id of each field occurs in one part of the rows; `counts`: int64 `[ids]` a field."""
-
-    spec: FeatureSpec
-    rows: int = 0
-    counts: dict[str, NDArray[np.int64]] = field(default_factory=dict[str, NDArray[np.int64]])
-
-    def __post_init__(self) -> None:
-        if not self.counts:
-            sizes = zip(self.spec.id_fields, self.spec.sizes, strict=True)
-            self.counts = {name: np.zeros(size, np.int64) for name, size in sizes}
-
-    def add(self, ids: Mapping[str, NDArray[np.int32]]) -> None:
-        """Counts the ids `[rows]` of every field."""
-        self.rows += len(next(iter(ids.values())))
-        for name in self.counts:
-            self.counts[name] += np.bincount(ids[name], minlength=len(self.counts[name]))
-
-    def share(self, name: str, id_: int) -> float | None:
-        """The share of rows whose field `name` has this id; None without rows."""
-        return float(self.counts[name][id_]) / self.rows if self.rows else None
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def report(spec: FeatureSpec, parts: Mapping[str, IdCounts], used_buckets: Mapping[str, int] | None) -> dict[str, Any]:
-    """Per field: buckets kept, distinct values and collisions (both estimated; None for a spec fitted elsewhere), and
-    for each part the shares of missing and of rare or unseen values; for parts after the first, the population
-    stability index against the first and whether the field moved.
+def report(
+    spec: FeatureSpec, profile: Profile, before: Profile | None, *, rejected: int, labelled: bool
+) -> dict[str, Any]:
+    """All figures of `report.json`.
+
+    The spec was fitted on the training part of `before`, or, without that, on the profile's own. Shares are of the
+    rows of a part, None where it has none; how far fields moved is measured from the rows fitted on.
     """
-    first = next(iter(parts))
-    fields: dict[str, Any] = {}
-    for name, size in zip(spec.id_fields, spec.sizes, strict=True):
-        buckets = len(spec.ids[name]) - 1
-        distinct = None if used_buckets is None else distinct_values(used_buckets[name], buckets)
-        fields[name] = {
-            "buckets": buckets,
-            "kept": size - 2,
-            "distinct": distinct,
-            "collision_rate": None if not distinct or used_buckets is None else 1 - used_buckets[name] / distinct,
-            "missing": {part: counts.share(name, MISSING) for part, counts in parts.items()},
-            "rare_or_unseen": {part: counts.share(name, RARE) for part, counts in parts.items()},
-            "stability_index": {
-                part: population_stability(parts[first].counts[name], counts.counts[name])
-                for part, counts in parts.items()
-                if part != first and counts.rows and parts[first].rows
-            },
-        }
-    moved = [name for name, about in fields.items() if any(v > MOVED for v in about["stability_index"].values())]
-    return {"fields": fields, "moved": moved}
+    fitted_on = before or profile
+    fields = {
+        name: _field(name, spec, profile, fitted_on.parts["train"].buckets[name], labelled)
+        for name in bucket_counts(profile.schema)
+    }
+    compared: dict[str, dict[str, Any]] = {}
+    for part, counts in profile.parts.items():
+        if counts.rows and (before or part != "train"):
+            compared[part] = {
+                name: stability(
+                    fitted_on.parts["train"].buckets[name],
+                    counts.buckets[name],
+                    ordered=is_ordered(name, profile.schema),
+                )
+                for name in fields
+            }
+    for name, about in fields.items():
+        about["stability"] = {part: found[name] for part, found in compared.items()}
+    return {
+        "version": 1,
+        "rows": {part: counts.rows for part, counts in profile.parts.items()},
+        "rows_rejected": rejected,
+        "click_rate": {part: _share(c.clicks, c.rows) if labelled else None for part, c in profile.parts.items()},
+        "over_time": _over_time(profile, labelled),
+        "fields": fields,
+        "moved": list(dict.fromkeys(name for found in compared.values() for name in moved(found))),
+    }
 
 
 def distinct_values(used: int, buckets: int) -> float:
@@ -75,18 +65,127 @@ def distinct_values(used: int, buckets: int) -> float:
     return max(float(used), -buckets * math.log(empty / buckets))
 
 
-def population_stability(first: Sequence[int] | NDArray[np.int64], second: Sequence[int] | NDArray[np.int64]) -> float:
-    """Population stability index of two counts over the same values: sum of (q - p) ln(q / p) of their shares.
+def _field(
+    name: str, spec: FeatureSpec, profile: Profile, fitted: NDArray[np.int64], labelled: bool
+) -> dict[str, Any]:
+    ids = spec.ids[name]
+    rare = ids == RARE
+    unseen = rare & (fitted == 0)
+    buckets = len(ids) - 1
+    total = profile.total(name)
+    used = int((total[:-1] > 0).sum())
+    hashed = not is_ordered(name, profile.schema)
+    distinct = distinct_values(used, buckets) if hashed else float(used)
+    shares: dict[str, dict[str, float | None]] = {"missing": {}, "rare": {}, "unseen": {}}
+    for part, counts in profile.parts.items():
+        counted = counts.buckets[name]
+        shares["missing"][part] = _share(counted[-1], counts.rows)
+        shares["rare"][part] = _share(counted[rare & ~unseen].sum(), counts.rows)
+        shares["unseen"][part] = _share(counted[unseen].sum(), counts.rows)
+    return {
+        "kind": _kind(name, profile.schema),
+        "buckets": buckets,
+        "kept": int(ids.max()) - 1 if int(ids.max()) > RARE else 0,
+        "distinct": distinct,
+        "collision_rate": 1 - used / distinct if distinct else None,
+        **shares,
+        "values": _values(name, spec, profile, total, labelled),
+        "over_time": _field_over_time(name, profile, labelled),
+    }
 
-    The least frequent values are taken together, so that each group holds about a twentieth of the first rows or
-    more, and half a row is added to each: a group that is empty on one side has no logarithm.
-    """
-    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    order = np.argsort(-one, kind="stable")
-    groups = np.minimum((np.cumsum(one[order]) - one[order]) / max(one.sum(), 1) * 20, 19).astype(np.int64)
-    p = np.bincount(groups, weights=one[order], minlength=20)
-    q = np.bincount(groups, weights=two[order], minlength=20)
-    present = (p + q) > 0
-    p, q = p[present] + 0.5, q[present] + 0.5
-    p, q = p / p.sum(), q / q.sum()
-    return float(((q - p) * np.log(q / p)).sum())
+
+def _kind(name: str, schema: Schema) -> str:
+    if name in schema.derived:
+        return "time"
+    if name in {cross.name for cross in schema.crosses}:
+        return "cross"
+    return "number" if name in {field.name for field in schema.numeric} else "category"
+
+
+def _values(
+    name: str, spec: FeatureSpec, profile: Profile, total: NDArray[np.int64], labelled: bool
+) -> list[dict[str, Any]]:
+    """Share and click rate of the most frequent values of a category, or of all ranges of a number, in order."""
+    clicked = np.sum([counts.clicked[name] for counts in profile.parts.values()], axis=0)
+    rows = max(int(total.sum()), 1)
+    if is_ordered(name, profile.schema):
+        groups = _groups_in_order(name, spec, profile.schema)
+    else:
+        top = np.argsort(-total[:-1], kind="stable")[:_TOP]
+        names = profile.names.get(name, {})
+        groups = [(names.get(at, f"bucket {at}"), np.array([at])) for at in top.tolist()]
+    found: list[dict[str, Any]] = []
+    for value, at in groups:
+        here = int(total[at].sum())
+        if here:
+            rate = float(clicked[at].sum()) / here if labelled else None
+            found.append({"value": value, "share": here / rows, "click_rate": rate})
+    return found
+
+
+def _groups_in_order(name: str, spec: FeatureSpec, schema: Schema) -> list[tuple[str, NDArray[np.int64]]]:
+    """Ranges of a number, or values of a field that comes from the time, and the buckets of each."""
+    ids = spec.ids[name]
+    if name in schema.derived:
+        labels = _DAYS if name == "day_of_week" else [str(hour) for hour in range(24)]
+        return [(label, np.array([at])) for at, label in enumerate(labels)]
+    if len(ids) - 1 == QUANTILE_BUCKETS:
+        parts = [np.flatnonzero(ids[:-1] == id_) for id_ in range(RARE + 1, int(ids.max()) + 1)]
+        return [(f"from {quantile_edge(int(part[0])):.4g}", part) for part in parts if len(part)]
+    edges = log_square_thresholds().astype(np.int64).tolist()
+    labels = ["below -1", *(_range(low, high) for low, high in zip(edges, [*edges[1:], None], strict=True))]
+    return [(label, np.array([at])) for at, label in enumerate(labels)]
+
+
+def _range(low: int, high: int | None) -> str:
+    if high is None:
+        return f"from {low}"
+    return str(low) if high == low + 1 else f"{low} to {high - 1}"
+
+
+def _over_time(profile: Profile, labelled: bool) -> dict[str, Any]:
+    """Rows and clicks by slice of the log; `second` is when a slice ends, if the log has times."""
+    rows, clicks, ends = [0], [0], []
+    for mark in profile.marks.values():
+        rows.append(mark.rows)
+        clicks.append(mark.clicks)
+        ends.append(mark.second)
+    here = np.diff(rows).tolist()
+    rates = [_share(c, n) for c, n in zip(np.diff(clicks).tolist(), here, strict=True)]
+    return {
+        "slices": SLICES,
+        "slice": list(profile.marks),
+        "second": ends if profile.schema.time else None,
+        "rows": here,
+        "click_rate": rates if labelled else None,
+    }
+
+
+def _field_over_time(name: str, profile: Profile, labelled: bool) -> list[dict[str, Any]]:
+    """By slice of the log, the share and click rate of missing values and of the first slice's most frequent ones."""
+    followed = profile.followed.get(name)
+    if followed is None:
+        return []
+    marks = list(profile.marks.values())
+    rows = np.diff([0, *(mark.rows for mark in marks)])
+    found: list[dict[str, Any]] = []
+    missing = len(profile.parts["train"].buckets[name]) - 1
+    for i, bucket in enumerate(followed.tolist()):
+        here = np.diff([0, *(int(mark.buckets[name][i]) for mark in marks)])
+        clicks = np.diff([0, *(int(mark.clicked[name][i]) for mark in marks)])
+        value = None if bucket == missing else profile.names.get(name, {}).get(bucket, f"bucket {bucket}")
+        found.append(
+            {
+                "value": value,
+                "share": [_share(a, b) for a, b in zip(here.tolist(), rows.tolist(), strict=True)],
+                "click_rate": [_share(c, a) for c, a in zip(clicks.tolist(), here.tolist(), strict=True)]
+                if labelled
+                else None,
+            }
+        )
+    return found
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part) / float(whole) if whole else None
+

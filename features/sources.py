@@ -1,48 +1,54 @@
-"""Opens raw click logs and hands them on in batches of parsed rows, with the rows that cannot be read set aside."""
+"""Names of raw click logs to files, and files to batches of parsed rows."""
 
+import csv
 import glob
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import polars as pl
 
+from features.blocks import Block, read_blocks, unreadable
 from features.errors import BadInput
+from features.ndjson import parse_objects
+from features.ordered import in_parallel
+from features.parse import LINE, Batch, Origin, parse_lines, parse_texts
 from features.schema import Schema
+from features.times import UNIX, UNIX_MS
 
-BATCH_ROWS = 100_000
+# Rows of Parquet at once.
+BATCH_ROWS = 32_768
 
-# Columns of ours beside those of the log, which may have any name but these.
-ROW, LINE, TEXT, FIELDS = "#row", "#line", "#text", "#fields"
+# JSON objects may leave out what is missing; a field that none of so many has is not there.
+_HEAD_ROWS = 1000
 
-_TEXT = (".tsv", ".csv", ".txt", ".gz", ".zst")
+_COMPRESSED = (".gz", ".zst")
+_TEXT = (".tsv", ".csv", ".txt")
 _PARQUET = (".parquet", ".pq")
 _NDJSON = (".ndjson", ".jsonl")
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of one file, in file order.
-
-    Attributes:
-        frame: ROW (UInt64, counted over all files from 0), label (Float64; null where the file has none), numeric
-            columns as Float64 and categorical ones as String, null where missing.
-        rejected: `file`, `line` (from 1), `reason`, `text` of the rows that could not be read.
-        read: rows read, good and rejected.
-    """
-
-    frame: pl.DataFrame
-    rejected: pl.DataFrame
-    read: int
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One raw file. `rows` counts its rows, good and bad; `labelled` says whether it has the label column."""
+    """One raw file.
+
+    Attributes:
+        kind: text, ndjson or parquet.
+        rows: how many it has, good and bad.
+        labelled: whether it has the label column.
+        columns: that it has, in order; of JSON and Parquet, those that the schema knows.
+    """
 
     path: str
+    kind: str
     rows: int
     labelled: bool
+    columns: tuple[str, ...]
 
 
 def open_sources(inputs: list[str], schema: Schema) -> list[Source]:
@@ -55,15 +61,28 @@ def open_sources(inputs: list[str], schema: Schema) -> list[Source]:
 
 
 def read_batches(sources: list[Source], schema: Schema) -> Iterator[Batch]:
-    """All rows of `sources`, `BATCH_ROWS` at a time at most; memory does not grow with their number."""
+    """All rows of `sources`, a block at a time; memory does not grow with their number."""
+    yield from map_batches(sources, schema, lambda batch: batch)
+
+
+def map_batches(sources: list[Source], schema: Schema, function: Callable[[Batch], Out]) -> Iterator[Out]:
+    """`function` of every batch, in order, with all cores at work."""
+    yield from in_parallel(lambda parse: function(parse()), _parsers(sources, schema))
+
+
+def _parsers(sources: list[Source], schema: Schema) -> Iterator[Callable[[], Batch]]:
+    """What parses each batch, in order; reading is done here, the parsing by whoever calls it."""
     first_row = 0
     for source in sources:
-        batches = _text_batches(source, schema) if source.path.endswith(_TEXT) else _typed_batches(source, schema)
-        try:
-            for raw in batches:
-                yield _parse(raw, source, schema, first_row)
-        except pl.exceptions.PolarsError as error:
-            raise BadInput(f"input {source.path} cannot be read: {_one_line(error)}") from None
+        header = schema.header and source.kind == "text"
+        origin = Origin(source.path, source.columns, first_row, 2 if header else 1)
+        if source.kind == "parquet":
+            for texts in _parquet_batches(source, schema):
+                yield partial(parse_texts, texts, origin, schema)
+        else:
+            parse = parse_lines if source.kind == "text" else parse_objects
+            for block in _below_header(source.path) if header else read_blocks(source.path):
+                yield partial(parse, block, origin, schema)
         first_row += source.rows
 
 
@@ -85,143 +104,106 @@ def _paths(inputs: list[str]) -> list[str]:
 
 
 def _open(path: str, schema: Schema) -> Source:
-    if path.endswith(_TEXT):
+    bare = path
+    for ending in _COMPRESSED:
+        bare = bare.removesuffix(ending)
+    if bare.endswith(_PARQUET) and bare == path:
+        return _open_parquet(path, schema)
+    if bare.endswith(_NDJSON):
+        return _open_ndjson(path, schema)
+    if bare.endswith(_TEXT) or bare != path:
         return _open_text(path, schema)
-    if not path.endswith(_PARQUET + _NDJSON):
-        raise BadInput(f"input {path} has an unknown ending; known: {', '.join(_TEXT + _PARQUET + _NDJSON)}")
-    try:
-        scanned = _scan_typed(path)
-        names = scanned.collect_schema().names()
-        rows = scanned.select(pl.len()).collect().item()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput(f"input {path} cannot be read: {_one_line(error)}") from None
-    missing = [name for name in schema.columns[1:] if name not in names]
-    if missing:
-        raise BadInput(f"input {path} has no column '{missing[0]}'; its columns: {', '.join(names)}")
-    return Source(path, rows, schema.label in names)
+    known = (*_TEXT, *_NDJSON, *_COMPRESSED, *_PARQUET)
+    raise BadInput(f"input {path} has an unknown ending; known: {', '.join(known)}")
 
 
 def _open_text(path: str, schema: Schema) -> Source:
+    head, rows = _head_and_count(path)
+    columns = schema.columns
+    unlabelled = [name for name in columns if name != schema.label]
+    if not schema.header:
+        # Lines with another number of fields are bad rows; a log without labels has one field less in most lines.
+        fields = [len(line.split(schema.separator)) for line in head[:100]]
+        labelled = fields.count(len(unlabelled)) <= fields.count(len(columns))
+        return Source(path, "text", rows, labelled, tuple(columns if labelled else unlabelled))
+    quoted = next(csv.reader(head[:1], delimiter=schema.separator), [""])
+    names = quoted if schema.quote else head[0].split(schema.separator)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BadInput(f"input {path} has two columns '{twice[0]}' in its header; give each a name of its own")
+    _check_columns(path, names, schema)
+    return Source(path, "text", rows - 1, schema.label in names, tuple(names))
+
+
+def _open_ndjson(path: str, schema: Schema) -> Source:
+    head, rows = _head_and_count(path)
+    names: dict[str, None] = {}
+    for line in head:
+        try:
+            read = json.loads(line)
+        except ValueError:
+            continue
+        names.update(dict.fromkeys(cast(dict[str, Any], read) if isinstance(read, dict) else ()))
+    return _typed_source(path, "ndjson", rows, list(names), schema)
+
+
+def _open_parquet(path: str, schema: Schema) -> Source:
     try:
-        head = pl.scan_lines(path, n_rows=1, glob=False).collect()
-        rows = pl.scan_lines(path, glob=False).select(pl.len()).collect().item()
+        scanned = pl.scan_parquet(path, glob=False)
+        names = scanned.collect_schema().names()
+        rows = scanned.select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput(f"input {path} cannot be read: {_one_line(error)}") from None
+        raise unreadable(path, error) from None
+    return _typed_source(path, "parquet", rows, names, schema)
+
+
+def _typed_source(path: str, kind: str, rows: int, names: list[str], schema: Schema) -> Source:
+    _check_columns(path, names, schema)
+    known = [name for name in (schema.label, *schema.inputs) if name in names]
+    return Source(path, kind, rows, schema.label in names, tuple(known))
+
+
+def _check_columns(path: str, names: list[str], schema: Schema) -> None:
+    for name in schema.inputs:
+        # How much a row counts is not asked of rows that are only to be scored.
+        if name not in names and not (name == schema.weight and schema.label not in names):
+            raise BadInput(f"input {path} has no column '{name}'; its columns: {', '.join(names)}")
+
+
+def _head_and_count(path: str) -> tuple[list[str], int]:
+    """The first lines of a file as text, and the number of all."""
+    head: list[str] = []
+    rows = 0
+    for block in read_blocks(path):
+        if not head:
+            lines = block.content.split(b"\n", _HEAD_ROWS)[:_HEAD_ROWS]
+            head = [line.decode(errors="replace").removesuffix("\r") for line in lines[: block.lines]]
+        rows += block.lines
     if rows == 0:
         raise BadInput(f"input {path} is empty; a click log has one row a line")
-    columns = schema.columns
-    first = head["line"][0].split(schema.separator)
-    if schema.header:
-        if first not in (columns, columns[1:]):
-            raise BadInput(f"input {path} has the header {first}; the schema says {columns}, with or without the label")
-        return Source(path, rows - 1, len(first) == len(columns))
-    # A first line that is neither is a bad row like any other; a log without labels has one field less in most lines.
-    return Source(path, rows, not _mostly_unlabelled(path, schema))
+    return head, rows
 
 
-def _mostly_unlabelled(path: str, schema: Schema) -> bool:
-    head = pl.scan_lines(path, n_rows=100, glob=False).collect()
-    fields = head["line"].str.count_matches(schema.separator, literal=True) + 1
-    unlabelled = (fields == len(schema.columns) - 1).sum()
-    return unlabelled > (fields == len(schema.columns)).sum()
+def _below_header(path: str) -> Iterator[Block]:
+    for block in read_blocks(path):
+        if block.first_line > 1:
+            yield block
+        elif block.lines > 1:
+            yield Block(block.content.split(b"\n", 1)[1], 2, block.lines - 1)
 
 
-def _scan_typed(path: str) -> pl.LazyFrame:
-    if path.endswith(_PARQUET):
-        return pl.scan_parquet(path, glob=False)
-    # All rows say what a field holds: one odd value late in a log is then a bad row, not another type.
-    return pl.scan_ndjson(path, infer_schema_length=None)
-
-
-def _text_batches(source: Source, schema: Schema) -> Iterator[pl.DataFrame]:
-    """Batches of LINE (from 1), TEXT, FIELDS (how many the row has) and the columns, as strings."""
-    columns = _columns(source, schema)
-    lines = pl.scan_lines(source.path, name=TEXT, row_index_name=LINE, row_index_offset=1, glob=False)
-    parts = pl.col(TEXT).str.split_exact(schema.separator, len(columns) - 1).struct.rename_fields(columns)
-    fields = pl.col(TEXT).str.count_matches(schema.separator, literal=True) + 1
-    batches = lines.slice(int(schema.header)).collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
-    for batch in batches:
-        if batch.height:
-            yield batch.select(LINE, TEXT, fields.alias(FIELDS), parts.alias("#parts")).unnest("#parts")
-
-
-def _typed_batches(source: Source, schema: Schema) -> Iterator[pl.DataFrame]:
-    """The same for files whose columns have types: every value as the text that a log would have had."""
-    columns = _columns(source, schema)
-    rows = _scan_typed(source.path).select(columns).with_row_index(LINE, offset=1)
-    text = pl.struct(columns).struct.json_encode().alias(TEXT)
-    for batch in rows.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
-        if batch.height:
-            fields = pl.lit(len(columns), dtype=pl.UInt32).alias(FIELDS)
-            yield batch.with_columns(text, fields, pl.col(columns).cast(pl.String))
-
-
-def _parse(raw: pl.DataFrame, source: Source, schema: Schema, first_row: int) -> Batch:
-    """Splits a batch of strings into typed rows and rejected ones."""
-    numeric = [field.name for field in schema.numeric]
-    # Lines count from 1, rows from 0, and a header is a line but no row.
-    first_line = 2 if schema.header and source.path.endswith(_TEXT) else 1
-    typed = raw.select(
-        (pl.col(LINE).cast(pl.UInt64) + pl.lit(first_row, pl.UInt64) - pl.lit(first_line, pl.UInt64)).alias(ROW),
-        _label(source, schema).alias(schema.label),
-        *(pl.col(name).cast(pl.Float64, strict=False) for name in numeric),
-        *(pl.col(field.name) for field in schema.categorical),
-    )
-    problems = {
-        **({schema.label: typed[schema.label].is_null()} if source.labelled else {}),
-        **{field.name: _not_a_number(typed[field.name], raw[field.name], field.kind) for field in schema.numeric},
-    }
-    wrong_count = raw[FIELDS] != len(_columns(source, schema))
-    bad = wrong_count
-    for problem in problems.values():
-        bad = bad | problem
-    if not bad.any():
-        return Batch(typed, _rejected(raw.clear(), source, []), raw.height)
-    reasons = [
-        f"{row[FIELDS]} fields instead of {len(_columns(source, schema))}"
-        if row[FIELDS] != len(_columns(source, schema))
-        else _reason(row, {name: flags[index] for name, flags in problems.items()}, schema)
-        for index, row in zip(bad.arg_true().to_list(), raw.filter(bad).iter_rows(named=True), strict=True)
-    ]
-    return Batch(typed.filter(~bad), _rejected(raw.filter(bad), source, reasons), raw.height)
-
-
-def _label(source: Source, schema: Schema) -> pl.Expr:
-    if not source.labelled:
-        return pl.lit(None, dtype=pl.Float64)
-    label = pl.col(schema.label).cast(pl.Float64, strict=False)
-    return pl.when(label.is_in([0.0, 1.0])).then(label)
-
-
-def _not_a_number(values: pl.Series, texts: pl.Series, kind: str) -> pl.Series:
-    """Where there is text that is no finite number, or no whole one in a field of integers."""
-    written = (texts.fill_null("") != "") & values.is_null()
-    unfit = ~values.is_finite()
-    if kind == "integer":
-        unfit = unfit | (values != values.floor())
-    return written | unfit.fill_null(False)
-
-
-def _reason(row: dict[str, object], problems: dict[str, bool], schema: Schema) -> str:
-    name = next(name for name, found in problems.items() if found)
-    if name == schema.label:
-        return f"{name} is {row[name]!r}, neither 0 nor 1"
-    kind = next(field.kind for field in schema.numeric if field.name == name)
-    return f"{name} is {row[name]!r}, no {'integer' if kind == 'integer' else 'finite number'}"
-
-
-def _rejected(rows: pl.DataFrame, source: Source, reasons: list[str]) -> pl.DataFrame:
-    return rows.select(
-        pl.lit(source.path).alias("file"),
-        pl.col(LINE).alias("line"),
-        pl.Series("reason", reasons, dtype=pl.String),
-        pl.col(TEXT).alias("text"),
-    )
-
-
-def _columns(source: Source, schema: Schema) -> list[str]:
-    return schema.columns if source.labelled else schema.columns[1:]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _parquet_batches(source: Source, schema: Schema) -> Iterator[pl.DataFrame]:
+    texts = [field.name for field in schema.categorical]
+    rows = pl.scan_parquet(source.path, glob=False).select(source.columns).with_row_index(LINE, offset=1)
+    if schema.time:
+        time = pl.col(schema.time.name)
+        if rows.collect_schema()[schema.time.name].is_temporal():
+            as_unix = {UNIX: time.dt.epoch("s"), UNIX_MS: time.dt.epoch("ms")}
+            time = as_unix.get(schema.time.format, time.dt.strftime(schema.time.format))
+        rows = rows.with_columns(time.alias(schema.time.name))
+    try:
+        for batch in rows.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+            if batch.height:
+                yield batch.with_columns(pl.col(texts).cast(pl.String))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise unreadable(source.path, error) from None

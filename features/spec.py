@@ -15,10 +15,10 @@ from safetensors.numpy import save as save_arrays
 
 from features.errors import BadInput
 from features.hashing import bucket_counts
-from features.schema import Schema
+from features.schema import Schema, dense_fields
 from features.strict import parse
 
-VERSION = 1
+VERSION = 2
 SPEC_FILE = "spec.json"
 ARRAYS_FILE = "spec.safetensors"
 
@@ -31,7 +31,8 @@ class FeatureSpec:
 
     Attributes:
         schema: the fields.
-        scales: for each dense numeric field, mean and standard deviation of sign(x) ln(1 + |x|).
+        scales: for each dense numeric field, what is subtracted and what is then divided by: mean and standard deviation
+            of sign(x) ln(1 + |x|) for log_standard, least value and spread for min_max.
         ids: for each field that gets an id, int32 `[buckets + 1]`: the id of every bucket, the missing one's last.
     """
 
@@ -41,13 +42,13 @@ class FeatureSpec:
 
     @property
     def id_fields(self) -> list[str]:
-        """Fields that get an id, in the order of the `ids` matrix: numeric tokens, categories, crosses."""
+        """Fields that get an id, in the order of the `ids` matrix: numeric tokens, those of the time, categories, crosses."""
         return list(bucket_counts(self.schema))
 
     @property
     def dense_fields(self) -> list[str]:
         """Fields with a dense value, in the order of the `dense` matrix."""
-        return [field.name for field in self.schema.numeric if field.dense != "none"]
+        return dense_fields(self.schema)
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -71,7 +72,10 @@ class FeatureSpec:
         return {
             "version": VERSION,
             "schema": self.schema.model_dump(mode="json"),
-            "scales": {name: {"mean": mean, "std": std} for name, (mean, std) in self.scales.items()},
+            "scales": {
+                name: dict(zip(_scale_names(self.schema, name), scale, strict=True))
+                for name, scale in self.scales.items()
+            },
         }
 
     def save(self, folder: Path) -> None:
@@ -97,12 +101,20 @@ def load_spec(folder: Path) -> FeatureSpec:
         if readable["version"] != VERSION:
             raise BadInput(f"the feature spec in {folder} is version {readable['version']}, this is for {VERSION}")
         schema = parse(Schema, readable["schema"], str(folder / SPEC_FILE))
-        scales = {name: (entry["mean"], entry["std"]) for name, entry in readable["scales"].items()}
-        spec = FeatureSpec(schema, scales, arrays)
+        scales = {
+            name: tuple(float(entry[key]) for key in _scale_names(schema, name))
+            for name, entry in readable["scales"].items()
+        }
+        spec = FeatureSpec(schema, cast(dict[str, tuple[float, float]], scales), arrays)
         found, said = spec.digest, readable["digest"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
         problem = f"{type(error).__name__} {error}"
         raise BadInput(f"the feature spec in {folder} is damaged ({problem}); prepare the data again") from None
     if found != said:
         raise BadInput(f"the feature spec in {folder} has digest {found} but says {said}; prepare the data again")
     return spec
+
+
+def _scale_names(schema: Schema, name: str) -> tuple[str, str]:
+    kind = next(field.dense for field in schema.numeric if field.name == name)
+    return ("least", "spread") if kind == "min_max" else ("mean", "std")

@@ -1,0 +1,80 @@
+"""Text files as blocks of whole lines, from wherever Arrow opens them: disks, object stores, gzip, zstd."""
+
+# pyarrow has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
+from features.errors import BadInput
+
+# Some 35,000 rows of Criteo: enough for Polars to be fast, little enough for several to be at work at once.
+BLOCK_BYTES = 8 * 2**20
+
+_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file, each but perhaps the last with its end; the first of them has number `first_line`."""
+
+    content: bytes
+    first_line: int
+    lines: int
+
+
+def read_blocks(path: str) -> Iterator[Block]:
+    """A file's lines in blocks of about BLOCK_BYTES, always cut alike; a byte-order mark is left out.
+
+    Raises BadInput when the file cannot be opened, read or decompressed.
+    """
+    try:
+        with _open(path) as stream:
+            yield from _blocks(stream)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: str, error: Exception) -> BadInput:
+    """What to say of a file that cannot be read."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return BadInput(f"input {path} cannot be read: {' '.join(said.split())}")
+
+
+def count_byte(content: bytes, character: str) -> int:
+    """How often an ASCII character occurs: NumPy takes half the time that bytes.count does."""
+    return int(np.count_nonzero(np.frombuffer(content, np.uint8) == ord(character)))
+
+
+def _open(path: str) -> Any:
+    compression = next((kind for ending, kind in _COMPRESSION.items() if path.endswith(ending)), None)
+    where, name = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
+    return where.open_input_stream(name, compression=compression)
+
+
+def _blocks(stream: Any) -> Iterator[Block]:
+    pieces: list[bytes] = []
+    line, begun = 1, False
+    while read := stream.read(BLOCK_BYTES):
+        if not begun:
+            read, begun = read.removeprefix(_BYTE_ORDER_MARK), True
+        end = read.rfind(b"\n") + 1
+        if not end:
+            pieces.append(read)
+            continue
+        block = _block(b"".join([*pieces, read[:end]]), line)
+        yield block
+        pieces, line = [read[end:]] if end < len(read) else [], line + block.lines
+    if pieces and any(pieces):
+        yield _block(b"".join(pieces), line)
+
+
+def _block(content: bytes, line: int) -> Block:
+    return Block(content, line, count_byte(content, "\n") + (not content.endswith(b"\n")))

@@ -1,0 +1,6 @@
+from pathlib import Path
+from typing import Any
+
+
+def write_html(described: dict[str, Any], path: Path, *, title: str) -> None:
+    path.write_text("todo")
