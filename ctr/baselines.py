@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from ctr.data import Data, Part, in_order
-from ctr.metrics import row_log_loss
+from ctr.data import Data, Part, in_order, weights_of
+from ctr.metrics import evaluate
 
 # Inverse strengths of the L2 penalty that are tried; without validation rows the second is taken.
 _STRENGTHS = (0.01, 0.03, 0.1, 0.3)
@@ -23,15 +23,17 @@ def logistic_regression(data: Data, part: str, *, seed: int, say: Callable[[str]
     training, labels = _one_hot(data.parts["train"], data.spec.sizes)
     validation = data.parts["validation"]
     strengths = _STRENGTHS if validation.rows else _STRENGTHS[1:2]
+    weights, held_out_weights = weights_of(data.parts["train"]), weights_of(validation)
     best: LogisticRegression | None = None
     least = float("inf")
     for strength in strengths:
-        model = LogisticRegression(C=strength, solver="lbfgs", max_iter=200, random_state=seed).fit(training, labels)
+        model = LogisticRegression(C=strength, solver="lbfgs", max_iter=200, random_state=seed)
+        model.fit(training, labels, sample_weight=weights)
         if not validation.rows:
             best = model
             break
         held_out, truth = _one_hot(validation, data.spec.sizes)
-        loss = float(row_log_loss(truth, model.predict_proba(held_out)[:, 1]).mean())
+        loss = evaluate(truth, model.predict_proba(held_out)[:, 1], held_out_weights).log_loss
         say(f"logistic regression, C = {strength:g}: validation log loss {loss:.5f}")
         if loss < least:
             best, least = model, loss

@@ -73,10 +73,10 @@ def prepare(
     """Turn raw click logs into encoded shards."""
     from ctr.config import load_config
     from ctr.console import give, rows_progress
-    from features.prepare import Split
     from features.prepare import prepare as encode
     from features.schema import load_schema
     from features.spec import load_spec
+    from features.split import Split
 
     chosen = [*(settings or []), *([f"prepare.split={split}"] if split else [])]
     loaded = load_config(config, chosen)
@@ -96,12 +96,47 @@ def prepare(
             max_reject_rate=how.max_reject_rate,
             seed=loaded.train.seed,
             progress=progress,
+            fitted_on=spec,
         )
     parts = {name: part["rows"] for name, part in manifest["parts"].items()}
     shards = {name: len(part["shards"]) for name, part in manifest["parts"].items()}
-    kept = ("rows", "rows_rejected", "rows_per_second", "peak_rss_mb", "features", "digest", "spec_digest")
+    kept = ("rows", "rows_rejected", "rows_per_second", "peak_rss_mb", "features", "digest", "spec_digest", "moved")
     result = {**{key: manifest[key] for key in kept}, "parts": parts, "shards": shards}
     give(result, as_json, title=f"prepared {out}")
+
+
+@app.command()
+def drift(
+    first: Annotated[str, typer.Argument(help="A raw log, a glob, or a prepared folder.")],
+    second: Annotated[str, typer.Argument(help="What to compare it with.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the comparison as an HTML page.")] = None,
+    config: ConfigFile = None,
+    settings: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Say how far each field has moved from one log to another."""
+    from ctr.config import load_config
+    from ctr.console import give, rows_progress, say, table
+    from features.compare_logs import compare_logs
+    from features.schema import load_schema
+
+    loaded = load_config(config, settings or [])
+    wanted = loaded.features
+    schema = load_schema(wanted.layout, buckets=wanted.buckets, min_count=wanted.min_count, crosses=wanted.crosses)
+    with rows_progress() as progress:
+        result = compare_logs(
+            first, second, schema=schema, max_reject_rate=loaded.prepare.max_reject_rate, page=out, progress=progress
+        )
+    if as_json:
+        give(result, as_json, title="")
+        return
+    ranked = sorted(result["fields"].items(), key=lambda field: -(field[1]["stability_index"] or 0))
+    rows = [
+        [name, *(f"{about[key] or 0:.3f}" for key in ("stability_index", "by_chance")), "moved" * about["moved"]]
+        for name, about in ranked
+    ]
+    table(f"{first} and {second}", ["field", "stability index", "by chance below", ""], rows)
+    say(f"{len(result['moved'])} of {len(rows)} fields moved")
 
 
 @app.command()

@@ -15,9 +15,9 @@ from ctr import tracking
 from ctr.baselines import average, logistic_regression
 from ctr.cluster import Follow
 from ctr.config import Config, dump_config
-from ctr.data import Data, in_order
+from ctr.data import Data, in_order, labels_of, weights_of
 from ctr.launch import train_run
-from ctr.metrics import Evaluation, churn, evaluate, paired_interval, relative_churn, row_log_loss
+from ctr.metrics import Evaluation, churn, evaluate, paired_interval, relative_churn, weighed_log_loss
 from ctr.runs import SCORES_FILE, group_folder, is_run, read_run
 from features.errors import BadInput
 from features.output import file_appears_whole
@@ -50,21 +50,21 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, progre
         )
     true_scores = None if truth is None else _true_probabilities(truth, data)
     _open(out, data, config)
-    labels = np.concatenate([rows.label[:, 0] for rows in in_order(data.parts["test"], 65_536)]).astype(np.float64)
+    labels, weights = labels_of(data.parts["test"]), weights_of(data.parts["test"])
     predictions: dict[str, list[Array]] = {arm: [] for arm in config.compare.arms}
     for retraining in range(config.compare.retrainings):
         for arm, scores in _train_arms(data, out, config, retraining, progress, say).items():
             predictions[arm].append(scores)
-    arms = {arm: _summary(labels, each, seed=config.train.seed) for arm, each in predictions.items()}
+    arms = {arm: _summary(labels, each, weights, seed=config.train.seed) for arm, each in predictions.items()}
     for arm, about in arms.items():
         about["models_served"] = _ENSEMBLE if arm == "ensemble" else 1
     winner = min(arms, key=lambda arm: arms[arm]["log_loss"]["mean"])
-    sentences = _sentences(labels, predictions, seed=config.train.seed)
+    sentences = _sentences(labels, predictions, weights, seed=config.train.seed)
     for arm, each in predictions.items():
         for retraining, scores in enumerate(each):
-            _log_arm(out, config, data, arm, retraining, evaluate(labels, scores))
+            _log_arm(out, config, data, arm, retraining, evaluate(labels, scores, weights))
     if true_scores is not None:
-        arms["truth"] = _summary(labels, [true_scores], seed=config.train.seed)
+        arms["truth"] = _summary(labels, [true_scores], weights, seed=config.train.seed)
     result = {
         "arms": arms,
         "winner": winner,
@@ -170,10 +170,10 @@ def _folder(out: Path, name: str, retraining: int) -> Path:
     return out / f"{name}-{retraining}"
 
 
-def _summary(labels: Array, predictions: list[Array], *, seed: int) -> dict[str, Any]:
+def _summary(labels: Array, predictions: list[Array], weights: Array | None, *, seed: int) -> dict[str, Any]:
     """An arm's figures: means over its retrainings; log loss with the 95 % interval over rows."""
-    each = [evaluate(labels, scores) for scores in predictions]
-    losses = np.mean([row_log_loss(labels, scores) for scores in predictions], axis=0)
+    each = [evaluate(labels, scores, weights) for scores in predictions]
+    losses = np.mean([weighed_log_loss(labels, scores, weights) for scores in predictions], axis=0)
     mean, low, high = paired_interval(losses, seed=seed)
     pairs = list(pairwise(predictions))
     return {
@@ -194,9 +194,12 @@ def _summary(labels: Array, predictions: list[Array], *, seed: int) -> dict[str,
     }
 
 
-def _sentences(labels: Array, predictions: Mapping[str, list[Array]], *, seed: int) -> list[str]:
+def _sentences(labels: Array, predictions: Mapping[str, list[Array]], weights: Array | None, *, seed: int) -> list[str]:
     """Every arm against every worse one, paired by rows, the best arm's first."""
-    losses = {arm: np.mean([row_log_loss(labels, s) for s in each], axis=0) for arm, each in predictions.items()}
+    losses = {
+        arm: np.mean([weighed_log_loss(labels, scores, weights) for scores in each], axis=0)
+        for arm, each in predictions.items()
+    }
     ranked = sorted(losses, key=lambda arm: float(losses[arm].mean()))
     sentences: list[str] = []
     for better, worse in combinations(ranked, 2):

@@ -13,32 +13,45 @@ from numpy.typing import NDArray
 
 from features.encode import DENSE_PREFIX, ID_PREFIX
 from features.errors import BadInput
-from features.prepare import MANIFEST_FILE, PARTS
+from features.prepare import MANIFEST_FILE
 from features.spec import FeatureSpec, load_spec
+from features.split import PARTS
 
 # Decoded shards kept: 8 of 131,072 rows of Criteo are 220 MB.
 _CACHED_SHARDS = 8
 
+_COLUMN_ROWS = 65_536
+
 
 class Rows(NamedTuple):
-    """Encoded rows: `row` numbers uint64 `[batch]`, `label` float32 `[batch, 1]`, `ids` int32, `dense` float32."""
+    """Encoded rows: `row` numbers uint64 `[batch]`, `label` float32 `[batch, 1]`, `ids` int32, `dense` float32.
+
+    `weight`, float32 `[batch, 1]`, is 1 for the mean training row, and for all where the log has no weights.
+    """
 
     row: NDArray[np.uint64]
     label: NDArray[np.float32]
     ids: NDArray[np.int32]
     dense: NDArray[np.float32]
+    weight: NDArray[np.float32]
 
     def take(self, chosen: NDArray[np.int64] | slice) -> "Rows":
-        return Rows(self.row[chosen], self.label[chosen], self.ids[chosen], self.dense[chosen])
+        return Rows(self.row[chosen], self.label[chosen], self.ids[chosen], self.dense[chosen], self.weight[chosen])
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a prepared folder. `shards`: path and number of rows of each."""
+    """One part of a prepared folder.
+
+    Attributes:
+        shards: path and number of rows of each.
+        mean_weight: of the training rows, by which weights are divided; None where the log has no weights.
+    """
 
     name: str
     shards: tuple[tuple[Path, int], ...]
     click_rate: float | None
+    mean_weight: float | None = None
 
     @property
     def rows(self) -> int:
@@ -76,7 +89,8 @@ def open_data(folder: Path) -> Data:
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         encoded_by = manifest["spec_digest"]
-        parts = {name: _part(folder, name, manifest["parts"][name]) for name in PARTS}
+        mean_weight = _mean_weight(manifest["parts"]["train"]) if spec.schema.weight else None
+        parts = {name: _part(folder, name, manifest["parts"][name], mean_weight) for name in PARTS}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{type(error).__name__} {error}"
         raise BadInput(f"{folder / MANIFEST_FILE} is damaged ({problem}); prepare the data again") from None
@@ -89,15 +103,33 @@ def open_data(folder: Path) -> Data:
     return Data(folder, manifest, spec, parts)
 
 
-def _part(folder: Path, name: str, entry: dict[str, Any]) -> Part:
+def _mean_weight(training: dict[str, Any]) -> float:
+    return training["weight"] / training["rows"] if training["weight"] else 1.0
+
+
+def _part(folder: Path, name: str, entry: dict[str, Any], mean_weight: float | None) -> Part:
     shards = tuple((folder / name / shard, int(about["rows"])) for shard, about in entry["shards"].items())
-    return Part(name, shards, entry["click_rate"])
+    return Part(name, shards, entry["click_rate"], mean_weight)
+
+
+def labels_of(part: Part) -> NDArray[np.float64]:
+    """The labels of a part `[rows]`, in order."""
+    columns = [rows.label[:, 0] for rows in in_order(part, _COLUMN_ROWS)]
+    return np.concatenate(columns).astype(np.float64) if columns else np.zeros(0)
+
+
+def weights_of(part: Part) -> NDArray[np.float64] | None:
+    """The weights of a part's rows `[rows]`, in order; None where the log has none."""
+    if part.mean_weight is None:
+        return None
+    columns = [rows.weight[:, 0] for rows in in_order(part, _COLUMN_ROWS)]
+    return np.concatenate(columns).astype(np.float64) if columns else np.zeros(0)
 
 
 def in_order(part: Part, batch_size: int) -> Iterator[Rows]:
     """All rows of a part in the order of the shards, the last batch smaller where they do not divide."""
     for path, rows in part.shards:
-        shard = _load(path)
+        shard = _load(path, part.mean_weight)
         for first in range(0, rows, batch_size):
             yield shard.take(slice(first, first + batch_size))
 
@@ -128,7 +160,7 @@ def _at(part: Part, first: int, count: int, seed: int) -> Rows:
             if offset < rows:
                 order = _row_order(seed, epoch, shard, rows)
                 chosen = order[offset : offset + count]
-                pieces.append(_load(path).take(chosen))
+                pieces.append(_load(path, part.mean_weight).take(chosen))
                 first, count = first + len(chosen), count - len(chosen)
                 offset = 0
             else:
@@ -149,13 +181,15 @@ def _row_order(seed: int, epoch: int, shard: int, rows: int) -> NDArray[np.int64
 
 
 @lru_cache(maxsize=_CACHED_SHARDS)
-def _load(path: Path) -> Rows:
+def _load(path: Path, mean_weight: float | None) -> Rows:
     frame = pl.read_parquet(path)
     ids = [name for name in frame.columns if name.startswith(ID_PREFIX)]
     dense = [name for name in frame.columns if name.startswith(DENSE_PREFIX)]
+    weight = np.ones(frame.height) if mean_weight is None else frame["weight"].to_numpy() / mean_weight
     return Rows(
         frame["row"].to_numpy(),
         frame["label"].to_numpy()[:, None],
         frame.select(ids).to_numpy(order="c"),
         frame.select(dense).to_numpy(order="c") if dense else np.zeros((frame.height, 0), np.float32),
+        weight.astype(np.float32)[:, None],
     )

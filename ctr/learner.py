@@ -28,8 +28,8 @@ class Learner:
         ids = tf.TensorSpec([None, model.field_count], tf.int32)
         dense = tf.TensorSpec([None, model.dense_count], tf.float32)
         label, weight = tf.TensorSpec([None, 1], tf.float32), tf.TensorSpec([], tf.float32)
-        self._plain = tf.function(self._plain_step, input_signature=[ids, dense, label])
-        self._distilled = tf.function(self._distilled_step, input_signature=[ids, dense, label, weight])
+        self._plain = tf.function(self._plain_step, input_signature=[ids, dense, label, label])
+        self._distilled = tf.function(self._distilled_step, input_signature=[ids, dense, label, label, weight])
         self._probabilities = tf.function(self._forward, input_signature=[ids, dense])
 
     def step(self, rows: Any, weight: float) -> Any:
@@ -37,10 +37,10 @@ class Learner:
 
         With `weight` 0, or no peer heard of yet, the peers are not asked: the step is a single model's.
         """
-        _, label, ids, dense = rows
+        _, label, ids, dense, row_weight = rows
         if weight == 0 or not self.heard_of_peers:
-            return self._plain(ids, dense, label)
-        return self._distilled(ids, dense, label, tf.constant(weight, tf.float32))
+            return self._plain(ids, dense, label, row_weight)
+        return self._distilled(ids, dense, label, row_weight, tf.constant(weight, tf.float32))
 
     @property
     def heard_of_peers(self) -> bool:
@@ -83,11 +83,11 @@ class Learner:
     def _forward(self, ids: Any, dense: Any) -> Any:
         return tf.sigmoid(self.model({"ids": ids, "dense": dense}))[:, 0]
 
-    def _plain_step(self, ids: Any, dense: Any, label: Any) -> Any:
-        return self._run({"ids": ids, "dense": dense, "label": label})
+    def _plain_step(self, ids: Any, dense: Any, label: Any, row_weight: Any) -> Any:
+        return self._run({"ids": ids, "dense": dense, "label": label, "row_weight": row_weight})
 
-    def _distilled_step(self, ids: Any, dense: Any, label: Any, weight: Any) -> Any:
-        inputs = {"ids": ids, "dense": dense}
+    def _distilled_step(self, ids: Any, dense: Any, label: Any, row_weight: Any, weight: Any) -> Any:
+        inputs = {"ids": ids, "dense": dense, "row_weight": row_weight}
         teacher = teacher_mean([peer(inputs) for peer in self.peers], self.present)
         return self._run({**inputs, "label": label, "teacher": teacher, "weight": weight})
 

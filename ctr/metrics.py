@@ -36,22 +36,26 @@ class Evaluation:
         return {name: None if isinstance(v, float) and np.isnan(v) else v for name, v in asdict(self).items()}
 
 
-def evaluate(labels: Array, predictions: Array) -> Evaluation:
-    """All figures of predictions `[rows]` on labels `[rows]` of 0 and 1. Raises ValueError without rows."""
+def evaluate(labels: Array, predictions: Array, weights: Array | None = None) -> Evaluation:
+    """All figures of predictions `[rows]` on labels `[rows]` of 0 and 1, by the rows' `weights`, if any.
+
+    Raises ValueError without rows.
+    """
     if len(labels) == 0 or labels.shape != predictions.shape:
         raise ValueError(
             f"labels {labels.shape} and predictions {predictions.shape} must be equally long and not empty"
         )
-    loss = float(row_log_loss(labels, predictions).mean())
-    rate = float(labels.mean())
-    entropy = float(row_log_loss(labels, np.full_like(labels, rate)).mean()) if 0 < rate < 1 else float("nan")
+    loss = _mean(row_log_loss(labels, predictions), weights)
+    rate = _mean(labels, weights)
+    constant = row_log_loss(np.array([1.0, 0.0]), np.array([rate, rate]))
+    entropy = float(rate * constant[0] + (1 - rate) * constant[1]) if 0 < rate < 1 else float("nan")
     return Evaluation(
         rows=len(labels),
         log_loss=loss,
         normalized_entropy=loss / entropy,
-        auc=auc(labels, predictions),
-        ece=expected_calibration_error(labels, predictions),
-        mean_prediction=float(predictions.mean()),
+        auc=auc(labels, predictions, weights),
+        ece=expected_calibration_error(labels, predictions, weights=weights),
+        mean_prediction=_mean(predictions, weights),
         click_rate=rate,
     )
 
@@ -62,32 +66,46 @@ def row_log_loss(labels: Array, predictions: Array) -> Array:
     return -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
 
 
-def auc(labels: Array, predictions: Array) -> float:
-    """Exact area under the ROC curve, by ranks (Mann-Whitney U over the number of pairs); NaN without both classes."""
-    clicks = float(labels.sum())
-    others = len(labels) - clicks
-    if clicks == 0 or others == 0:
-        return float("nan")
-    _, group, sizes = np.unique(predictions, return_inverse=True, return_counts=True)
-    # Mean rank, from 1, of the rows that share a prediction.
-    mean_rank = np.cumsum(sizes) - (sizes - 1) / 2
-    rank_sum = float(mean_rank[group][labels == 1].sum())
-    return (rank_sum - clicks * (clicks + 1) / 2) / (clicks * others)
+def weighed_log_loss(labels: Array, predictions: Array, weights: Array | None) -> Array:
+    """`row_log_loss` times each row's weight over the mean weight: its mean is the weighted log loss."""
+    losses = row_log_loss(labels, predictions)
+    return losses if weights is None else losses * weights / weights.mean()
 
 
-def expected_calibration_error(labels: Array, predictions: Array, bins: int = 20) -> float:
+def auc(labels: Array, predictions: Array, weights: Array | None = None) -> float:
+    """Exact area under the ROC curve: the share of pairs of a click and a non-click that are ranked right.
+
+    A tie counts half, a pair as the product of its rows' weights. NaN without both classes.
+    """
+    one = np.ones_like(labels) if weights is None else weights
+    _, group = np.unique(predictions, return_inverse=True)
+    clicks = np.bincount(group, weights=labels * one)
+    others = np.bincount(group, weights=(1 - labels) * one)
+    pairs = float(clicks.sum() * others.sum())
+    below = np.cumsum(others) - others
+    return float((clicks * (below + others / 2)).sum()) / pairs if pairs else float("nan")
+
+
+def expected_calibration_error(
+    labels: Array, predictions: Array, bins: int = 20, weights: Array | None = None
+) -> float:
     """Mean over rows of |mean prediction - click rate| of the row's bin, in bins of equal mass by prediction.
 
     Rows that share a prediction count alike, with their mean label, so that their order does not matter.
     """
+    one = np.ones_like(labels) if weights is None else weights
     order = np.argsort(predictions, kind="stable")
-    _, group, sizes = np.unique(predictions, return_inverse=True, return_counts=True)
-    shared = (np.bincount(group, weights=labels) / sizes)[group]
+    _, group = np.unique(predictions, return_inverse=True)
+    mass = np.bincount(group, weights=one)
+    shared = (np.bincount(group, weights=labels * one) / np.where(mass > 0, mass, 1))[group]
     gaps = [
-        abs(float(predictions[bin_].mean()) - float(shared[bin_].mean())) * len(bin_)
-        for bin_ in np.array_split(order, min(bins, len(order)))
+        abs(float(((predictions - shared) * one)[bin_].sum())) for bin_ in np.array_split(order, min(bins, len(order)))
     ]
-    return sum(gaps) / len(order)
+    return sum(gaps) / float(one.sum())
+
+
+def _mean(values: Array, weights: Array | None) -> float:
+    return float(values.mean() if weights is None else np.average(values, weights=weights))
 
 
 def chance_calibration_error(predictions: Array, bins: int = 20) -> float:

@@ -70,12 +70,15 @@ class WideAndDeep(tfrs.Model):
         return wide + self.logit(deep)
 
     def compute_loss(self, inputs: Mapping[str, Any], training: bool = False) -> Any:
-        """Loss of each row (nats), `[batch]`: CE(label) and, where `inputs` has a `teacher`, `weight` x CE(teacher)."""
+        """Loss of each row (nats), `[batch]`: CE(label) and, where `inputs` has a `teacher`, `weight` x CE(teacher).
+
+        Where `inputs` has a `row_weight` `[batch, 1]`, each row's loss is multiplied by it.
+        """
         logits = self(inputs, training=training)
         loss = self.task(labels=inputs["label"], predictions=logits, compute_metrics=False)
         if "teacher" in inputs:
             loss += inputs["weight"] * distillation_loss(logits, inputs["teacher"])
-        return loss
+        return loss * inputs["row_weight"][:, 0] if "row_weight" in inputs else loss
 
     @property
     def wide_variables(self) -> list[Any]:

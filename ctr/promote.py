@@ -8,8 +8,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ctr import tracking
-from ctr.data import Data, in_order, open_data
-from ctr.metrics import chance_calibration_error, evaluate, paired_interval, row_log_loss
+from ctr.data import Data, in_order, open_data, weights_of
+from ctr.metrics import chance_calibration_error, evaluate, paired_interval, weighed_log_loss
 from ctr.runs import find_model, is_run, read_run
 from ctr.scoring import check_same_spec, score_part
 from features.encode import encode_dense, encode_ids
@@ -37,7 +37,7 @@ def promote(name: str, data_folder: Path | None, alias: str, progress: Progress)
     part = "test" if data.parts["test"].rows else "validation"
     model = ServedModel(folder)
     labels, scores = score_part(model, data, part, progress)
-    found = evaluate(labels, scores)
+    found = evaluate(labels, scores, weights_of(data.parts[part]))
     sample = _sample(data)
     checks = [
         _better(alias, data, part, labels, scores, progress),
@@ -84,7 +84,8 @@ def _better(
         _, theirs = score_part(champion, data, part, progress)
     else:
         theirs = _score_raw(champion, data, part, progress)
-    differences = row_log_loss(labels, scores) - row_log_loss(labels, theirs)
+    weights = weights_of(data.parts[part])
+    differences = weighed_log_loss(labels, scores, weights) - weighed_log_loss(labels, theirs, weights)
     if not differences.any():
         return False, f"not better than {alias} version {version}: it scores every row alike"
     mean, low, high = paired_interval(differences, seed=0)
@@ -135,7 +136,7 @@ def _same_online(model: ServedModel, frame: pl.DataFrame) -> tuple[bool, str]:
 
 def _raw_columns(model: ServedModel, frame: pl.DataFrame) -> dict[str, Any]:
     numbers = {name: frame[name].fill_null(float("nan")).to_list() for name in model.number_fields}
-    return {**numbers, **{name: frame[name].fill_null("").to_list() for name in model.category_fields}}
+    return {**numbers, **{name: frame[name].fill_null("").to_list() for name in model.text_fields}}
 
 
 def _raw_logs(data: Data) -> list[str]:

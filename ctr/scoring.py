@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.data import Data, in_order, is_data, open_data
+from ctr.data import Data, in_order, is_data, open_data, weights_of
 from ctr.metrics import evaluate
 from ctr.runs import find_model
 from features.errors import BadInput
-from features.prepare import PARTS
+from features.parse import WEIGHT
 from features.progress import Progress
+from features.split import PARTS
 
 _CALL_ROWS = 4096
 
@@ -29,9 +30,9 @@ def evaluate_model(name: str, inputs: list[str], part: str, progress: Progress) 
     if prepared:
         data = open_data(prepared[0])
         labels, scores = score_part(model, data, part, progress)
-        return evaluate(labels, scores).as_dict()
-    labels, scores, rejected = _score_logs(model, inputs, progress)
-    return {**evaluate(labels, scores).as_dict(), "rows_rejected": rejected}
+        return evaluate(labels, scores, weights_of(data.parts[part])).as_dict()
+    labels, scores, weights, rejected = _score_logs(model, inputs, progress)
+    return {**evaluate(labels, scores, weights).as_dict(), "rows_rejected": rejected}
 
 
 def score_part(
@@ -80,18 +81,22 @@ def predict_with(name: str, inputs: list[str], out: Path, progress: Progress) ->
 
 def _score_logs(
     model: Any, inputs: list[str], progress: Progress
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None, int]:
+    """Labels, scores and weights (None where the log has none) `[rows]`, and the number of rejected rows."""
     from serving.batch import score_logs
 
     labels: list[NDArray[np.float64]] = []
     scores: list[NDArray[np.float32]] = []
+    weights: list[NDArray[np.float64]] = []
     rejected = 0
     for scored, batch in score_logs(model, inputs, progress):
         if scored["label"].null_count():
             raise BadInput(f"{', '.join(inputs)}: there are no labels to evaluate on; `ctr predict` scores such logs")
         labels.append(scored["label"].to_numpy())
         scores.append(scored["probability"].to_numpy())
+        weights += [batch.frame[WEIGHT].to_numpy()] if WEIGHT in batch.frame.columns else []
         rejected += batch.rejected.height
     if not sum(map(len, labels)):
         raise BadInput(f"{', '.join(inputs)}: no row could be read, {rejected} were rejected")
-    return np.concatenate(labels), np.concatenate(scores).astype(np.float64), rejected
+    weighed = np.concatenate(weights) if weights else None
+    return np.concatenate(labels), np.concatenate(scores).astype(np.float64), weighed, rejected

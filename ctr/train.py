@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from ctr.codistill import is_boundary, weight_at
-from ctr.data import Part, in_order, training_batches
+from ctr.data import Part, in_order, labels_of, training_batches, weights_of
 from ctr.exchange import Exchange
 from ctr.learner import Learner
 from ctr.metrics import Evaluation, evaluate
@@ -157,8 +156,7 @@ def train(
 
 def evaluate_part(learner: Learner, part: Part) -> Evaluation:
     """The model's figures on all rows of a part."""
-    labels = np.concatenate([rows.label[:, 0] for rows in in_order(part, EVALUATION_BATCH)]).astype(np.float64)
-    return evaluate(labels, learner.predict(in_order(part, EVALUATION_BATCH)))
+    return evaluate(labels_of(part), learner.predict(in_order(part, EVALUATION_BATCH)), weights_of(part))
 
 
 def _dataset(part: Part, learner: Learner, *, seed: int, first_step: int, worker: int, workers: int, steps: int) -> Any:
@@ -174,6 +172,7 @@ def _dataset(part: Part, learner: Learner, *, seed: int, first_step: int, worker
         tf.TensorSpec([None, 1], tf.float32),
         tf.TensorSpec([None, model.field_count], tf.int32),
         tf.TensorSpec([None, model.dense_count], tf.float32),
+        tf.TensorSpec([None, 1], tf.float32),
     )
     return tf.data.Dataset.from_generator(rows, output_signature=signature).take(steps - first_step).prefetch(2)
 

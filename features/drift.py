@@ -31,8 +31,8 @@ def drift(first: Profile, second: Profile) -> dict[str, Any]:
         for name in bucket_counts(first.schema)
     }
     return {
-        "rows": [sum(counts.rows for counts in log.parts.values()) for log in (first, second)],
-        "click_rate": [_click_rate(log) for log in (first, second)],
+        "rows": [log.rows for log in (first, second)],
+        "click_rate": [log.click_rate for log in (first, second)],
         "fields": fields,
         "moved": moved(fields),
     }
@@ -104,10 +104,6 @@ def _ranges(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[NDArra
     middle = np.cumsum(share) - share / 2
     group = np.minimum(middle / max(share.sum(), 1e-300) * _RANGES, _RANGES - 1).astype(np.int64)
     used = np.unique(group[share > 0])
-    sums = [np.bincount(group, weights=counts, minlength=_RANGES)[used] for counts in (a, b)]
-    return np.append(sums[0], first[-1]), np.append(sums[1], second[-1])
-
-
-def _click_rate(log: Profile) -> float | None:
-    rows = sum(counts.rows for counts in log.parts.values())
-    return sum(counts.clicks for counts in log.parts.values()) / rows if rows else None
+    one = np.bincount(group, weights=a, minlength=_RANGES)[used].tolist()
+    two = np.bincount(group, weights=b, minlength=_RANGES)[used].tolist()
+    return np.array([*one, float(first[-1])]), np.array([*two, float(second[-1])])

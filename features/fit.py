@@ -146,11 +146,13 @@ def _quantile_ids(counted: NDArray[np.int64], quantiles: int) -> NDArray[np.int3
     """The id of every bucket of ordered numbers: which of so many equally filled parts its middle falls into."""
     rows = counted[:-1]
     before = np.cumsum(rows) - rows
-    parts = ((before + rows / 2) * quantiles / max(rows.sum(), 1)).astype(np.int64).clip(0, quantiles - 1)
+    share = (before + rows / 2) / max(int(rows.sum()), 1)
+    parts = np.minimum((share * quantiles).astype(np.int64), quantiles - 1)
     # Where one number fills several parts, those between have no bucket; the ids leave no gap. Buckets that no
     # training row has belong to the part that they lie in or next to.
     seen = np.unique(parts[rows > 0])
-    ids = np.searchsorted(seen, parts, side="left").clip(0, max(len(seen) - 1, 0)) + FIRST_KEPT
+    places = np.searchsorted(seen, parts, side="left").astype(np.int64)
+    ids = np.minimum(places, max(len(seen) - 1, 0)) + FIRST_KEPT
     return np.append(ids, MISSING).astype(np.int32)
 
 

@@ -39,11 +39,9 @@ class FeatureGraph(tf.Module):
         The time is among them where fields come from it: a string, as in the log.
         """
         schema = self.spec.schema
-        times = [schema.time.name] if schema.time and schema.derived else []
         return {
-            **{name: tf.TensorSpec([None], tf.string, name) for name in times},
-            **{field.name: tf.TensorSpec([None], tf.float64, field.name) for field in schema.numeric},
-            **{field.name: tf.TensorSpec([None], tf.string, field.name) for field in schema.categorical},
+            **{name: tf.TensorSpec([None], tf.float64, name) for name in schema.number_fields},
+            **{name: tf.TensorSpec([None], tf.string, name) for name in schema.text_fields},
         }
 
     def encode(self, raw: dict[str, Any]) -> tuple[Any, Any]:

@@ -128,8 +128,10 @@ def _hashed(frame: pl.DataFrame, schema: Schema) -> dict[str, NDArray[np.integer
     if any(texts.select((pl.all() == "").any()).row(0)):
         texts = texts.with_columns(pl.all().replace("", None))
     codes = farmhash64(texts)
-    places = codes.select((pl.col(name) % counts[name]).cast(pl.UInt32).fill_null(counts[name]) for name in texts.columns)
-    return {name: places[name].to_numpy() for name in texts.columns}
+    places = codes.select(
+        (pl.col(name) % n).cast(pl.UInt32).fill_null(n) for name, n in counts.items() if name in codes
+    )
+    return {name: places[name].to_numpy() for name in places.columns}
 
 
 def joined(fields: tuple[str, ...], separator: str = CROSS_SEPARATOR) -> pl.Expr:

@@ -23,8 +23,8 @@ class Batch:
 
     Attributes:
         frame: ROW (UInt64, counted over all files from 0), label (Float64; null where the file has none), TIME (Int64,
-            seconds) and WEIGHT (Float64) where the schema has them, numeric columns as Float64 and categorical ones as
-            String, null where missing.
+            seconds) and WEIGHT (Float64) where the schema has them, numeric columns as Float64, categorical ones and
+            the time, if fields come from it, as String, null where missing.
         rejected: `file`, `line` (from 1), `reason`, `text` of the rows that could not be read.
         read: rows read, good and rejected.
     """
@@ -127,14 +127,15 @@ def _typed(rows: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, dict[str, 
         problems[schema.weight] = ~(weight.is_finite() & (weight >= 0)).fill_null(False)
         typed = typed.with_columns(weight.alias(WEIGHT))
     if schema.time:
-        times = parse_times(rows[schema.time.name].cast(pl.String), schema.time.format)
+        texts = rows[schema.time.name].cast(pl.String)
+        times = parse_times(texts, schema.time.format)
         problems[schema.time.name] = times.is_null()
-        typed = typed.with_columns(times.alias(TIME))
+        typed = typed.with_columns(times.alias(TIME), texts.alias(schema.time.name))
     for field in schema.numeric:
         if rows.schema[field.name] != pl.Int64:  # what was read as whole numbers is fit
             problems[field.name] = _unfit(typed[field.name], rows[field.name], field.kind)
     ours = [name for name in (LINE, TEXT, schema.label, TIME, WEIGHT) if name in typed.columns]
-    return typed.select(*ours, *(f.name for f in schema.numeric), *(f.name for f in schema.categorical)), problems
+    return typed.select(*ours, *schema.number_fields, *schema.text_fields), problems
 
 
 def _number(name: str, dtype: pl.DataType) -> pl.Expr:

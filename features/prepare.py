@@ -21,7 +21,6 @@ from features.memory import peak_rss_mb
 from features.ordered import in_parallel
 from features.output import appears_whole
 from features.parse import ROW, TIME
-from features.profile import Profile
 from features.progress import Progress
 from features.records import Records, record_type
 from features.report import report
@@ -86,7 +85,7 @@ def prepare(
         labelled = all(source.labelled for source in sources)
         parts = {part: _summary(written[part], labelled) for part in PARTS}
         before = None if fitted_on is None else load_tallies(fitted_on, schema)
-        described = report(spec, profile, before, rejected=rejects.count, labelled=labelled)
+        described = report(spec, profile, before, rejected=rejects.count)
         (folder / REPORT_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         write_html(described, folder / REPORT_PAGE, title=", ".join(Path(source.path).name for source in sources))
         save_tallies(profile, folder)
@@ -217,4 +216,3 @@ def _unlabelled(sources: list[Source]) -> str:
 def _lasting(path: str) -> str:
     """A path that means the same from another working folder."""
     return path if "://" in path else str(Path(path).resolve())
-

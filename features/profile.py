@@ -29,14 +29,27 @@ class Profile:
     Attributes:
         parts: the counts of each part of the rows.
         names: for each field of texts, a frequent value of a bucket.
+        labelled: whether all rows have labels.
         marks: for each slice of the log that has rows, what had been counted at its end.
     """
 
     schema: Schema
     parts: dict[str, Counts]
+    labelled: bool = True
     names: dict[str, dict[int, str]] = field(default_factory=dict[str, dict[int, str]])
     marks: dict[int, "Mark"] = field(default_factory=dict[int, "Mark"])
     followed: dict[str, NDArray[np.int64]] = field(default_factory=dict[str, NDArray[np.int64]])
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts."""
+        return sum(counts.rows for counts in self.parts.values())
+
+    @property
+    def click_rate(self) -> float | None:
+        """Over all parts; None without labels."""
+        clicks = sum(counts.clicks for counts in self.parts.values())
+        return clicks / self.rows if self.labelled and self.rows else None
 
     def total(self, name: str) -> NDArray[np.int64]:
         """Rows of each bucket of a field, over all parts."""
@@ -79,7 +92,7 @@ def value_names(
     head = frame.head(_NAMED_ROWS)
     texts = head.select(
         *(pl.col(field.name) for field in schema.categorical),
-        *(joined(cross.fields, " × ").alias(cross.name) for cross in schema.crosses),
+        *(joined(cross.fields, " x ").alias(cross.name) for cross in schema.crosses),
     )
     names: dict[str, dict[int, str]] = {}
     for name in texts.columns:

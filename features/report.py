@@ -18,17 +18,15 @@ _TOP = 20
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def report(
-    spec: FeatureSpec, profile: Profile, before: Profile | None, *, rejected: int, labelled: bool
-) -> dict[str, Any]:
+def report(spec: FeatureSpec, profile: Profile, before: Profile | None, *, rejected: int) -> dict[str, Any]:
     """All figures of `report.json`.
 
     The spec was fitted on the training part of `before`, or, without that, on the profile's own. Shares are of the
     rows of a part, None where it has none; how far fields moved is measured from the rows fitted on.
     """
-    fitted_on = before or profile
+    fitted_on, labelled = before or profile, profile.labelled
     fields = {
-        name: _field(name, spec, profile, fitted_on.parts["train"].buckets[name], labelled)
+        name: _field(name, spec, profile, fitted_on.parts["train"].buckets[name])
         for name in bucket_counts(profile.schema)
     }
     compared: dict[str, dict[str, Any]] = {}
@@ -49,7 +47,7 @@ def report(
         "rows": {part: counts.rows for part, counts in profile.parts.items()},
         "rows_rejected": rejected,
         "click_rate": {part: _share(c.clicks, c.rows) if labelled else None for part, c in profile.parts.items()},
-        "over_time": _over_time(profile, labelled),
+        "over_time": _over_time(profile),
         "fields": fields,
         "moved": list(dict.fromkeys(name for found in compared.values() for name in moved(found))),
     }
@@ -65,9 +63,7 @@ def distinct_values(used: int, buckets: int) -> float:
     return max(float(used), -buckets * math.log(empty / buckets))
 
 
-def _field(
-    name: str, spec: FeatureSpec, profile: Profile, fitted: NDArray[np.int64], labelled: bool
-) -> dict[str, Any]:
+def _field(name: str, spec: FeatureSpec, profile: Profile, fitted: NDArray[np.int64]) -> dict[str, Any]:
     ids = spec.ids[name]
     rare = ids == RARE
     unseen = rare & (fitted == 0)
@@ -89,8 +85,8 @@ def _field(
         "distinct": distinct,
         "collision_rate": 1 - used / distinct if distinct else None,
         **shares,
-        "values": _values(name, spec, profile, total, labelled),
-        "over_time": _field_over_time(name, profile, labelled),
+        "values": _values(name, spec, profile, total),
+        "over_time": _field_over_time(name, profile),
     }
 
 
@@ -102,9 +98,7 @@ def _kind(name: str, schema: Schema) -> str:
     return "number" if name in {field.name for field in schema.numeric} else "category"
 
 
-def _values(
-    name: str, spec: FeatureSpec, profile: Profile, total: NDArray[np.int64], labelled: bool
-) -> list[dict[str, Any]]:
+def _values(name: str, spec: FeatureSpec, profile: Profile, total: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Share and click rate of the most frequent values of a category, or of all ranges of a number, in order."""
     clicked = np.sum([counts.clicked[name] for counts in profile.parts.values()], axis=0)
     rows = max(int(total.sum()), 1)
@@ -118,7 +112,7 @@ def _values(
     for value, at in groups:
         here = int(total[at].sum())
         if here:
-            rate = float(clicked[at].sum()) / here if labelled else None
+            rate = float(clicked[at].sum()) / here if profile.labelled else None
             found.append({"value": value, "share": here / rows, "click_rate": rate})
     return found
 
@@ -143,9 +137,10 @@ def _range(low: int, high: int | None) -> str:
     return str(low) if high == low + 1 else f"{low} to {high - 1}"
 
 
-def _over_time(profile: Profile, labelled: bool) -> dict[str, Any]:
+def _over_time(profile: Profile) -> dict[str, Any]:
     """Rows and clicks by slice of the log; `second` is when a slice ends, if the log has times."""
-    rows, clicks, ends = [0], [0], []
+    rows, clicks = [0], [0]
+    ends: list[int | None] = []
     for mark in profile.marks.values():
         rows.append(mark.rows)
         clicks.append(mark.clicks)
@@ -157,11 +152,11 @@ def _over_time(profile: Profile, labelled: bool) -> dict[str, Any]:
         "slice": list(profile.marks),
         "second": ends if profile.schema.time else None,
         "rows": here,
-        "click_rate": rates if labelled else None,
+        "click_rate": rates if profile.labelled else None,
     }
 
 
-def _field_over_time(name: str, profile: Profile, labelled: bool) -> list[dict[str, Any]]:
+def _field_over_time(name: str, profile: Profile) -> list[dict[str, Any]]:
     """By slice of the log, the share and click rate of missing values and of the first slice's most frequent ones."""
     followed = profile.followed.get(name)
     if followed is None:
@@ -179,7 +174,7 @@ def _field_over_time(name: str, profile: Profile, labelled: bool) -> list[dict[s
                 "value": value,
                 "share": [_share(a, b) for a, b in zip(here.tolist(), rows.tolist(), strict=True)],
                 "click_rate": [_share(c, a) for c, a in zip(clicks.tolist(), here.tolist(), strict=True)]
-                if labelled
+                if profile.labelled
                 else None,
             }
         )
@@ -188,4 +183,3 @@ def _field_over_time(name: str, profile: Profile, labelled: bool) -> list[dict[s
 
 def _share(part: float, whole: float) -> float | None:
     return float(part) / float(whole) if whole else None
-

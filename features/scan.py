@@ -75,6 +75,7 @@ def profile_of(batches: Iterator[Hashed], schema: Schema, parts: tuple[str, ...]
     counts = list(profile.parts.values())
     for batch in batches:
         profile.name(batch.names)
+        profile.labelled = profile.labelled and not batch.unlabelled
         slices = (batch.rows * np.uint64(SLICES) // np.uint64(max(total, 1))).astype(np.int64)
         ends = np.flatnonzero(np.append(np.diff(slices) > 0, True)) + 1 if len(slices) else np.zeros(0, np.int64)
         for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=False):
@@ -87,11 +88,12 @@ def profile_of(batches: Iterator[Hashed], schema: Schema, parts: tuple[str, ...]
 
 def _count(batch: Hashed, some: slice, counts: list[Counts]) -> None:
     parts = batch.parts[some]
-    present = np.unique(parts).tolist()
-    for part in present:
-        chosen = slice(None) if len(present) == 1 else parts == part
-        buckets = {name: column[some][chosen] for name, column in batch.buckets.items()}
-        counts[part].add_buckets(buckets, clicked=batch.clicked[some][chosen], sums={})
+    for part, counted in enumerate(counts):
+        chosen = parts == part
+        here = slice(None) if chosen.all() else chosen
+        if chosen.any():
+            buckets = {name: column[some][here] for name, column in batch.buckets.items()}
+            counted.add_buckets(buckets, clicked=batch.clicked[some][here], sums={})
 
 
 def laid_aside(

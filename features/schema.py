@@ -120,6 +120,17 @@ class Schema(Strict):
         return list(self.order) or [self.label, *self.inputs]
 
     @property
+    def number_fields(self) -> list[str]:
+        """Fields that a request gives as numbers."""
+        return [field.name for field in self.numeric]
+
+    @property
+    def text_fields(self) -> list[str]:
+        """Fields that a request gives as strings: the time, if fields come from it, and the categories."""
+        times = [self.time.name] if self.time and self.time.derive else []
+        return [*times, *(field.name for field in self.categorical)]
+
+    @property
     def derived(self) -> tuple[str, ...]:
         """Fields that the time gives."""
         return self.time.derive if self.time else ()

@@ -41,7 +41,7 @@ def write_shard(
 
 
 def encoded(records: NDArray[np.void], spec: FeatureSpec) -> pl.DataFrame:
-    """Records as a shard holds them: `row`, `label`, perhaps `weight`, an `id_` column an id field, a `dense_` one each.
+    """Records as a shard holds them: `row`, `label`, `weight` if there is one, an `id_` or `dense_` column a field.
 
     Columns by field rather than one list a row: they compress to about half, and any tool can read them.
     """

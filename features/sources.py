@@ -144,6 +144,8 @@ def _open_ndjson(path: str, schema: Schema) -> Source:
         except ValueError:
             continue
         names.update(dict.fromkeys(cast(dict[str, Any], read) if isinstance(read, dict) else ()))
+    if not names:
+        raise unreadable(path, ValueError(f"none of its first {len(head)} lines is a JSON object"))
     return _typed_source(path, "ndjson", rows, list(names), schema)
 
 

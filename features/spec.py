@@ -31,8 +31,8 @@ class FeatureSpec:
 
     Attributes:
         schema: the fields.
-        scales: for each dense numeric field, what is subtracted and what is then divided by: mean and standard deviation
-            of sign(x) ln(1 + |x|) for log_standard, least value and spread for min_max.
+        scales: for each dense numeric field, what is subtracted and what is then divided by: mean and standard
+            deviation of sign(x) ln(1 + |x|) for log_standard, least value and spread for min_max.
         ids: for each field that gets an id, int32 `[buckets + 1]`: the id of every bucket, the missing one's last.
     """
 
@@ -42,7 +42,7 @@ class FeatureSpec:
 
     @property
     def id_fields(self) -> list[str]:
-        """Fields that get an id, in the order of the `ids` matrix: numeric tokens, those of the time, categories, crosses."""
+        """Fields that get an id, in the order of the `ids` matrix: numbers, those of the time, categories, crosses."""
         return list(bucket_counts(self.schema))
 
     @property

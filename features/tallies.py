@@ -1,5 +1,6 @@
 """Counts by bucket of a prepared folder's rows, kept so that a later log can be compared with it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def load_tallies(folder: Path, schema: Schema) -> Profile:
             counts.clicked[name][used] = rows[f"{part}_clicks"].to_numpy()
         named = rows.drop_nulls("value")
         profile.names[name] = dict(zip(named["bucket"].to_list(), named["value"].to_list(), strict=True))
+    profile.labelled = bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["labelled"])
     some = next(iter(bucket_counts(schema)))
     for counts in profile.parts.values():
         counts.rows, counts.clicks = int(counts.buckets[some].sum()), int(counts.clicked[some].sum())

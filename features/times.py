@@ -36,13 +36,15 @@ def problem_of(format_: str) -> str | None:
 
 def pieces(format_: str) -> tuple[str, dict[str, tuple[int, int]]]:
     """A pattern that texts of this format match as a whole, and where each directive's digits stand: start, length."""
-    pattern, places, at = "", {}, 0
+    pattern, at = "", 0
+    places: dict[str, tuple[int, int]] = {}
     for directive, literal in re.findall(r"%(.)|([^%])", format_):
         if literal:
             pattern, at = pattern + re.escape(literal), at + len(literal.encode())
         else:
             digits = _DIGITS[directive]
-            pattern, places[directive], at = f"{pattern}[0-9]{{{digits}}}", (at, digits), at + digits
+            places[directive] = (at, digits)
+            pattern, at = f"{pattern}[0-9]{{{digits}}}", at + digits
     return pattern, places
 
 

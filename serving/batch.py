@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from features.encode import encode_dense, encode_ids
 from features.errors import BadInput
 from features.output import file_appears_whole
+from features.parse import ROW, Batch
 from features.progress import Progress
-from features.sources import ROW, Batch, open_sources, read_batches
+from features.sources import open_sources, read_batches
 from serving.model import ServedModel
 
 # Rows a call of the model: large enough to be fast, small enough to stay in the processor's cache.

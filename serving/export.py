@@ -80,7 +80,7 @@ def _parse_examples(examples: Any, schema: Schema) -> dict[str, Any]:
         {
             **{name: tf.io.FixedLenFeature([], tf.int64, _NO_INTEGER) for name in integers},
             **{name: tf.io.FixedLenFeature([], tf.float32, float("nan")) for name in floats},
-            **{field.name: tf.io.FixedLenFeature([], tf.string, "") for field in schema.categorical},
+            **{name: tf.io.FixedLenFeature([], tf.string, "") for name in schema.text_fields},
         },
     )
     nan = tf.constant(float("nan"), tf.float64)

@@ -55,7 +55,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         return answer
 
     def _score(self, signature: str, inputs: Mapping[str, Any]) -> Any:
-        known = [*self.model.number_fields, *self.model.category_fields]
+        known = [*self.model.number_fields, *self.model.text_fields]
         wanted = {"serialize": ["examples"], "packed": ["ids", "dense"]}.get(signature, known)
         for name in inputs:
             if name not in wanted:

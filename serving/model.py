@@ -29,15 +29,14 @@ class ServedModel:
         except (OSError, ValueError) as error:
             raise BadInput(f"the SavedModel in {folder} cannot be loaded: {' '.join(str(error).split())}") from None
         self.signatures: Mapping[str, Any] = self._loaded.signatures
-        schema = self.spec.schema
-        self.number_fields = [field.name for field in schema.numeric]
-        self.category_fields = [field.name for field in schema.categorical]
+        self.number_fields = self.spec.schema.number_fields
+        self.text_fields = self.spec.schema.text_fields
 
     def from_columns(self, columns: Mapping[str, Sequence[Any] | NDArray[Any]], rows: int) -> NDArray[np.float32]:
         """Probabilities `[rows]` of raw fields by name, each `[rows]`; absent fields are missing in every row."""
         absent_numbers, absent_texts = [float("nan")] * rows, [""] * rows
         inputs = {name: tf.constant(columns.get(name, absent_numbers), tf.float64) for name in self.number_fields}
-        texts = {name: tf.constant(columns.get(name, absent_texts), tf.string) for name in self.category_fields}
+        texts = {name: tf.constant(columns.get(name, absent_texts), tf.string) for name in self.text_fields}
         return self.signatures["serving_default"](**inputs, **texts)["probability"].numpy()
 
     def from_packed(self, ids: NDArray[np.int32], dense: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -131,8 +131,8 @@ class RestApp:
     def _metadata(self) -> dict[str, Any]:
         schema = self.model.spec.schema
         inputs = {
-            **{field.name: {"dtype": "DT_DOUBLE", "tensor_shape": _shape()} for field in schema.numeric},
-            **{field.name: {"dtype": "DT_STRING", "tensor_shape": _shape()} for field in schema.categorical},
+            **{name: {"dtype": "DT_DOUBLE", "tensor_shape": _shape()} for name in schema.number_fields},
+            **{name: {"dtype": "DT_STRING", "tensor_shape": _shape()} for name in schema.text_fields},
         }
         outputs = {"probability": {"dtype": "DT_FLOAT", "tensor_shape": _shape()}}
         signature = {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}

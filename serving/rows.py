@@ -15,14 +15,15 @@ def check_row(row: object, schema: Schema, place: str) -> dict[str, Any]:
     """
     if not isinstance(row, Mapping):
         raise BadInput(f"{place} is {type(row).__name__}, not an object of fields by name")
-    numbers = {field.name for field in schema.numeric}
-    texts = {field.name for field in schema.categorical}
+    numbers, texts = set(schema.number_fields), set(schema.text_fields)
+    time = schema.time.name if schema.time else None
     checked: dict[str, Any] = {}
     for name, value in row.items():
         if name in numbers:
             checked[name] = _number(value, name, place)
         elif name in texts:
-            checked[name] = _text(value, name, place)
+            # A time such as 14102100 is a whole number to JSON.
+            checked[name] = _text(str(value) if name == time and type(value) is int else value, name, place)
         else:
             raise BadInput(f"{place} has unknown field '{name}': {did_you_mean(str(name), [*numbers, *texts])}")
     return checked
@@ -30,8 +31,8 @@ def check_row(row: object, schema: Schema, place: str) -> dict[str, Any]:
 
 def to_columns(rows: Sequence[Mapping[str, Any]], schema: Schema) -> dict[str, list[Any]]:
     """Checked rows as columns `[rows]`: NaN and "" where a field is missing."""
-    numbers = {field.name: [row.get(field.name, math.nan) for row in rows] for field in schema.numeric}
-    texts = {field.name: [row.get(field.name, "") for row in rows] for field in schema.categorical}
+    numbers = {name: [row.get(name, math.nan) for row in rows] for name in schema.number_fields}
+    texts = {name: [row.get(name, "") for row in rows] for name in schema.text_fields}
     return {**numbers, **texts}
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from features.prepare import Split, prepare
+from features.prepare import prepare
 from features.schema import Categorical, Numeric, Schema
+from features.split import Split
 
 SMALL = Schema(
     numeric=(Numeric(name="n1", min_count=1), Numeric(name="n2", kind="float", min_count=1)),

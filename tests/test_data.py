@@ -13,8 +13,8 @@ from helpers import prepare_small, small_log, whole
 
 from ctr.data import Data, Part, Rows, in_order, is_data, open_data, training_batches
 from features.errors import BadInput
-from features.prepare import Split
 from features.schema import Categorical, Schema
+from features.split import Split
 
 TRAIN_ROWS = 800
 
@@ -147,7 +147,7 @@ def test_rows_keep_their_own_labels_ids_and_dense_values(train: Part, folder: Pa
 def test_rows_have_the_types_that_models_take(train: Part) -> None:
     """Ids and dense values in the order of the spec's fields."""
     (batch,) = batches(train, 1)
-    assert [values.dtype for values in batch] == [np.uint64, np.float32, np.int32, np.float32]
+    assert [values.dtype for values in batch] == [np.uint64, np.float32, np.int32, np.float32, np.float32]
     assert [values.shape for values in batch] == [(64,), (64, 1), (64, 4), (64, 2)]
 
 

@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from helpers import prepare_small, small_rows, write_tsv
+from helpers import prepare_small, small_rows, whole, write_tsv
 
 import ctr  # noqa: F401 - sets TensorFlow to Keras 2
-from features.encode import encode, encode_dense, encode_ids
+from features.encode import encode_dense, encode_ids
 from features.errors import BadInput
 from features.fit import Counts, fit, signed_log
-from features.prepare import Split
 from features.schema import Categorical, Cross, Numeric, Schema
-from features.sources import ROW
+from features.split import Split
 
 import tensorflow as tf  # isort: skip
 
@@ -168,8 +167,8 @@ def test_merged_parts_equal_the_whole_counted_in_the_same_batches() -> None:
     assert merged.rows == together.rows == 471
     for name, expected in together.buckets.items():
         np.testing.assert_array_equal(merged.buckets[name], expected)
-    for name, expected in together.moments.items():
-        np.testing.assert_array_equal(merged.moments[name], expected)
+    for name, expected in together.sums.items():
+        np.testing.assert_array_equal(merged.sums[name], expected)
     assert merged.spec().digest == together.spec().digest
 
 
@@ -181,8 +180,8 @@ def test_merged_parts_equal_the_whole_counted_at_once() -> None:
     assert merged.rows == whole.rows
     for name, expected in whole.buckets.items():
         np.testing.assert_array_equal(merged.buckets[name], expected)
-    for name, expected in whole.moments.items():
-        np.testing.assert_allclose(merged.moments[name], expected, rtol=1e-12)
+    for name, expected in whole.spec().scales.items():
+        np.testing.assert_allclose(merged.spec().scales[name], expected, rtol=1e-12)
 
 
 def test_merging_nothing_changes_nothing() -> None:
@@ -214,17 +213,17 @@ def test_different_rows_give_different_digests() -> None:
     assert counted(random_frame(300, 1)).spec().digest != counted(random_frame(300, 2)).spec().digest
 
 
-def test_encoded_rows_have_a_column_for_every_field() -> None:
+def test_shards_have_a_column_for_every_field(tmp_path: Path) -> None:
     """Row, label, ids and dense values, in this order and of these types."""
-    rows = random_frame(3, seed=1).with_columns(pl.Series(ROW, [4, 5, 6], dtype=pl.UInt64))
-    encoded = encode(rows, counted(rows).spec())
-    assert encoded.schema == {
+    prepare_small([write_tsv(small_rows(30), tmp_path / "log.tsv")], tmp_path / "out")
+    found = whole(tmp_path / "out")
+    assert found.schema == {
         "row": pl.UInt64,
         "label": pl.Float32,
-        **dict.fromkeys(["id_n", "id_a", "id_b", "id_a_x_b"], pl.Int32),
-        **dict.fromkeys(["dense_n", "dense_plain"], pl.Float32),
+        **dict.fromkeys(["id_n1", "id_n2", "id_a", "id_b"], pl.Int32),
+        **dict.fromkeys(["dense_n1", "dense_n2"], pl.Float32),
     }
-    assert encoded["row"].to_list() == [4, 5, 6]
+    assert found["row"].to_list() == list(range(30))
 
 
 def test_rows_after_the_training_part_do_not_change_the_spec(tmp_path: Path) -> None:
@@ -242,7 +241,7 @@ def test_rows_outside_a_random_training_part_do_not_change_the_spec(tmp_path: Pa
     """The rows of the random test part are changed, wherever they stand."""
     split = Split("random", 0.0, 0.3, seed=3)
     rows = small_rows(500)
-    in_test = split.part(pl.Series(range(500), dtype=pl.UInt64), 500) == 2
+    in_test = pl.Series(split.part(pl.Series(range(500), dtype=pl.UInt64), 500) == 2)
     changed = rows.with_columns(
         n1=pl.when(in_test).then(10**6).otherwise("n1"), a=pl.when(in_test).then(pl.lit("new")).otherwise("a")
     )

@@ -35,6 +35,7 @@ def make_rows(count: int, seed: int = 0) -> Rows:
         random.integers(0, 2, (count, 1)).astype(np.float32),
         np.stack([random.integers(0, size, count) for size in SIZES], axis=1).astype(np.int32),
         dense,
+        np.ones((count, 1), np.float32),
     )
 
 

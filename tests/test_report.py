@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.prepare import Split, prepare
-from features.report import distinct_values, population_stability
+from features.drift import population_stability
+from features.prepare import prepare
+from features.report import distinct_values
 from features.schema import Categorical, Numeric, Schema
+from features.split import Split
 
 SCHEMA = Schema(
     numeric=(Numeric(name="n", min_count=1),), categorical=(Categorical(name="c", buckets=64, min_count=2),)
@@ -34,10 +36,11 @@ def test_shares_of_a_log_by_hand(tmp_path: Path) -> None:
     said = json.loads((tmp_path / "data" / "report.json").read_text())["fields"]
     assert said["c"]["kept"] == 2
     assert said["c"]["missing"] == {"train": 1 / 8, "validation": None, "test": 0.0}
-    assert said["c"]["rare_or_unseen"] == {"train": 1 / 8, "validation": None, "test": 1 / 2}
-    assert said["c"]["distinct"] == pytest.approx(-64 * math.log(61 / 64))
+    assert said["c"]["rare"] == {"train": 1 / 8, "validation": None, "test": 0.0}
+    assert said["c"]["unseen"] == {"train": 0.0, "validation": None, "test": 1 / 2}
+    assert said["c"]["distinct"] == pytest.approx(-64 * math.log(60 / 64))
     assert said["n"]["missing"]["train"] == 2 / 8
-    assert set(said["c"]["stability_index"]) == {"test"}
+    assert set(said["c"]["stability"]) == {"test"}
 
 
 @pytest.mark.parametrize("values", [10, 1000, 50_000])
@@ -60,5 +63,11 @@ def test_stability_index_of_samples_of_one_distribution_is_small_and_of_two_larg
     shares = np.arange(1, 301) ** -1.1
     shares /= shares.sum()
     first, second = random.multinomial(5000, shares), random.multinomial(2000, shares)
-    assert population_stability(first, second) < 0.05
-    assert population_stability(first, random.multinomial(2000, shares[::-1])) > 1
+    unlike = random.multinomial(2000, shares[::-1])
+    for ordered in (True, False):
+        same = stability(np.append(first, 0), np.append(second, 0), ordered=ordered)
+        assert same["stability_index"] < same["by_chance"] < 0.1
+        assert not same["moved"]
+        moved = stability(np.append(first, 0), np.append(unlike, 0), ordered=ordered)
+        assert moved["stability_index"] > 1
+        assert moved["moved"]

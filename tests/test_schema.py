@@ -169,8 +169,8 @@ def test_schema_without_fields_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_schema_name_is_refused() -> None:
     """What is neither built in nor a file says what there is."""
-    with pytest.raises(BadInput, match="'avazu': give 'criteo' or the path"):
-        load_schema("avazu", buckets=None, min_count=None, crosses=())
+    with pytest.raises(BadInput, match="'avazoo': give criteo, criteo-1tb, avazu, or the path"):
+        load_schema("avazoo", buckets=None, min_count=None, crosses=())
 
 
 def test_settings_cannot_be_changed_once_read() -> None:
