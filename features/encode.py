@@ -5,7 +5,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from features.fit import transformed
-from features.hashing import to_buckets
+from features.hashing import numbers, to_buckets
 from features.spec import FeatureSpec
 
 ID_PREFIX, DENSE_PREFIX = "id_", "dense_"
@@ -19,7 +19,8 @@ def encode_ids(frame: pl.DataFrame, spec: FeatureSpec) -> NDArray[np.int32]:
 
 def encode_dense(frame: pl.DataFrame, spec: FeatureSpec) -> NDArray[np.float32]:
     """Dense values `[rows, dense fields]` of parsed rows, scaled as the spec says, NaN where missing."""
-    columns = [scaled(transformed(frame, spec.schema, name), spec, name) for name in spec.scales]
+    values = transformed(numbers(frame, spec.schema), spec.schema)
+    columns = [scaled(column, spec, name) for name, column in values.items()]
     return np.stack(columns, axis=1) if columns else np.zeros((frame.height, 0), np.float32)
 
 

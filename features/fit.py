@@ -46,12 +46,13 @@ class Counts:
 
     def add(self, frame: pl.DataFrame) -> None:
         """Counts the rows of a parsed batch."""
-        dense = {name: transformed(frame, self.schema, name) for name in self.sums}
+        values = numbers(frame, self.schema)
+        dense = transformed(values, self.schema)
         clicked = (frame[self.schema.label] == 1).fill_null(False) if self.schema.label in frame.columns else None
         self.add_buckets(
-            to_buckets(frame, self.schema),
+            to_buckets(frame, self.schema, values),
             clicked=np.zeros(frame.height, bool) if clicked is None else clicked.to_numpy(),
-            sums={name: dense_sums(values) for name, values in dense.items()},
+            sums={name: dense_sums(column) for name, column in dense.items()},
         )
 
     def add_buckets(
@@ -64,11 +65,12 @@ class Counts:
         """Counts rows whose buckets `[rows]` are known already, with the `dense_sums` of the same rows."""
         if not len(clicked):
             return
+        clicks = np.flatnonzero(clicked)
         self.rows += len(clicked)
-        self.clicks += int(clicked.sum())
+        self.clicks += len(clicks)
         for name, places in buckets.items():
             np.add.at(self.buckets[name], places, 1)
-            np.add.at(self.clicked[name], places[clicked], 1)
+            np.add.at(self.clicked[name], places[clicks], 1)
         for name, row in sums.items():
             self.sums[name].append(row)
 
@@ -109,11 +111,13 @@ def fit(frames: Iterable[pl.DataFrame], schema: Schema, seen: Callable[[int], No
     return counts
 
 
-def transformed(frame: pl.DataFrame, schema: Schema, name: str) -> NDArray[np.float64]:
-    """A numeric column before it is scaled, float64 `[rows]`, NaN where missing."""
-    values = numbers(frame, name)
-    field = next(field for field in schema.numeric if field.name == name)
-    return signed_log(values) if field.dense == "log_standard" else values
+def transformed(values: Mapping[str, NDArray[np.float64]], schema: Schema) -> dict[str, NDArray[np.float64]]:
+    """The `numbers` of the dense fields before they are scaled, float64 `[rows]`, NaN where missing."""
+    return {
+        field.name: signed_log(values[field.name]) if field.dense == "log_standard" else values[field.name]
+        for field in schema.numeric
+        if field.dense != "none"
+    }
 
 
 def signed_log(values: NDArray[np.float64]) -> NDArray[np.float64]:

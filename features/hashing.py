@@ -4,6 +4,7 @@ A field with n buckets has one more place, n, for a missing value, so that every
 """
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -56,15 +57,19 @@ def bucket_counts(schema: Schema) -> dict[str, int]:
     }
 
 
-def to_buckets(frame: pl.DataFrame, schema: Schema) -> dict[str, NDArray[np.integer]]:
+def to_buckets(
+    frame: pl.DataFrame, schema: Schema, values: Mapping[str, NDArray[np.float64]] | None = None
+) -> dict[str, NDArray[np.integer]]:
     """The bucket of every value, `[rows]` for each field that gets an id; a missing value's is the bucket count.
 
-    `frame` has numeric columns as Float64 and categorical ones as String, null where missing, and TIME if need be.
+    `frame` has numeric columns as Float64 and categorical ones as String, null where missing, and TIME if need be;
+    `values` are its `numbers`, if they are known already.
     """
+    values = numbers(frame, schema) if values is None else values
     buckets: dict[str, NDArray[np.integer]] = {}
     for field in schema.numeric:
         if field.token != "none":
-            buckets[field.name] = _token(numbers(frame, field.name), field)
+            buckets[field.name] = _token(values[field.name], field)
     for name in schema.derived:
         seconds = frame[TIME].fill_null(0).to_numpy()
         missing = frame[TIME].is_null().to_numpy()
@@ -72,11 +77,16 @@ def to_buckets(frame: pl.DataFrame, schema: Schema) -> dict[str, NDArray[np.inte
     return buckets | _hashed(frame, schema)
 
 
-def numbers(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
-    """A numeric column as float64 `[rows]`, NaN where missing."""
-    values = frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    # TensorFlow takes numbers below the smallest normal one, 2e-308, for zero; so that tokens agree, so does this.
-    return np.where(np.abs(values) < np.finfo(np.float64).tiny, 0.0, values)
+def numbers(frame: pl.DataFrame, schema: Schema) -> dict[str, NDArray[np.float64]]:
+    """The numeric columns by name, float64 `[rows]`, NaN where missing."""
+    columns = frame.select(pl.col(schema.number_fields).cast(pl.Float64).fill_null(float("nan")))
+    values = {name: columns[name].to_numpy() for name in schema.number_fields}
+    for name, column in values.items():
+        # TensorFlow takes numbers below the smallest normal one, 2e-308, for zero; so that tokens agree, so does this.
+        small = (np.abs(column) < np.finfo(np.float64).tiny) & (column != 0)
+        if small.any():
+            values[name] = np.where(small, 0.0, column)
+    return values
 
 
 def quantile_buckets(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows are gathered until there are this many bytes, so that a shard's file is not opened for a handful of rows.
-_GATHERED_BYTES = 64 * 2**20
+# Rows are gathered until there are so many bytes a shard, so that no file is opened for a handful of rows, or in all.
+_BYTES_A_SHARD = 2**16
+_BYTES_IN_ALL = 2**26
 
 # Rows filled in at once: columns are written across rows, so few enough for the processor's second cache.
 _FILLED_ROWS = 2048
@@ -54,9 +55,11 @@ def to_records(
 class Records:
     """Files of records, one a shard, in a folder of their own; rows keep the order in which they are added."""
 
-    def __init__(self, folder: Path, kind: np.dtype[np.void]):
+    def __init__(self, folder: Path, kind: np.dtype[np.void], shards: int):
+        """`shards` is about how many there will be."""
         folder.mkdir()
         self.folder, self.kind = folder, kind
+        self._enough = min(shards * _BYTES_A_SHARD, _BYTES_IN_ALL)
         self.rows = 0
         self._shards: set[int] = set()
         self._gathered: list[tuple[NDArray[np.void], NDArray[np.int64]]] = []
@@ -67,7 +70,7 @@ class Records:
         self._gathered.append((records, shards))
         self.rows += len(records)
         self._bytes += records.nbytes
-        if self._bytes >= _GATHERED_BYTES:
+        if self._bytes >= self._enough:
             self.flush()
 
     def flush(self) -> None:

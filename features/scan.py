@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from features.errors import BadInput
 from features.fit import Counts, dense_sums, transformed
-from features.hashing import to_buckets
+from features.hashing import numbers, to_buckets
 from features.parse import ROW, TIME, WEIGHT, Batch
 from features.profile import SLICES, Profile, value_names, wants_names
 from features.records import Records, to_records
-from features.schema import Schema, dense_fields
+from features.schema import Schema
 from features.sources import Source, map_batches
 
 
@@ -45,8 +45,9 @@ def hashed_batches(
     def work(batch: Batch) -> Hashed:
         frame = batch.frame
         parts = divide(frame)
-        buckets = to_buckets(frame, schema)
-        values = {name: transformed(frame, schema, name) for name in dense_fields(schema)}
+        values = numbers(frame, schema)
+        buckets = to_buckets(frame, schema, values)
+        values = transformed(values, schema)
         label = frame[schema.label].fill_null(float("nan")).to_numpy()
         weight = frame[WEIGHT].to_numpy() if schema.weight else None
         rows = frame[ROW].to_numpy()

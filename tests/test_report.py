@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.drift import population_stability
+from features.drift import population_stability, stability
 from features.prepare import prepare
 from features.report import distinct_values
 from features.schema import Categorical, Numeric, Schema
