@@ -72,8 +72,6 @@ def prepare(
         plan = _Plan(split, total, shard_rows, seed)
         kind = record_type(len(bucket_counts(schema)), len(dense_fields(schema)))
         records = Records(folder / "records", kind, plan.shard_count)
-            folder / "records", record_type(len(bucket_counts(schema)), len(dense_fields(schema))), plan.shard_count
-        )
         rejects = Rejects(folder / REJECTED_FILE, total, max_reject_rate)
         divide = _divider(sources, schema, split, total, progress)
         batches = _told(hashed_batches(sources, schema, divide, lay_aside=True), total, progress)
