@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-# Room beside and above the panels, and between them, where their labels stand; and below them, for the axis.
+# Room beside and above the panels, and between them, where their labels stand; and below them, for the axis, which
+# is more for each letter of slanted labels.
 _LEFT, _RIGHT, _HEAD, _GAP = 46, 20, 26, 36
-_FOOT, _SLANTED_FOOT = 34, 90
+_FOOT, _FOOT_BY_LETTER = 34, 5.2
 
 Interval = tuple[float, float]
 
@@ -86,11 +87,12 @@ def draw(
     for one in series:
         top = _HEAD + len(panels) * (height + _GAP)
         panels.append(_panel(one, [left + (place + 0.5) * step for place in at], step, top, top + height))
+    longest = max((len(label) for _, label in ticks), default=0)
     return Plot(
         name=name,
         axis=axis,
         width=width,
-        height=math.ceil(panels[-1].bottom) + (_SLANTED_FOOT if slanted else _FOOT),
+        height=math.ceil(panels[-1].bottom + _FOOT + (_FOOT_BY_LETTER * longest if slanted else 0)),
         left=left,
         right=right,
         panels=panels,
@@ -126,7 +128,8 @@ def _panel(series: Series, xs: list[float], step: float, top: float, bottom: flo
     numbers = [number for number in series.values if number is not None]
     numbers += [end for interval in series.intervals if interval for end in interval]
     numbers += [] if series.reference is None else [series.reference]
-    high = max(numbers, default=0.0)
+    # A scale of counts has no use for halves.
+    high = max(numbers if series.percent else [4, *numbers], default=0.0)
     # Bars stand on zero; lines and dots only where that does not press all of them together.
     low = min(numbers, default=0.0)
     low = 0.0 if series.shape == "bars" or low < high / 2 else low

@@ -211,6 +211,7 @@ def test_plots_draw_the_figures_of_the_json(described: dict[str, Any], tmp_path:
     for about, details in zip(described["fields"].values(), page.every("details"), strict=True):
         by_value, *over_time = details.every("svg")
         heights = [float(bar.attributes["height"]) for bar in by_value.of_class("bar")]
+        assert len(list(by_value.of_class("slanted")[0].every("text"))) <= 20, "more labels than fit below the axis"
         shares = [value["share"] for value in about["values"]]
         for height, share in zip(heights, shares, strict=True):
             assert height / max(heights) == pytest.approx(share / max(shares), abs=0.01)
@@ -273,6 +274,7 @@ def test_log_without_labels_has_no_click_rates(tmp_path: Path) -> None:
     prepare_small([bare], tmp_path / "b", **changes)
     page = read(tmp_path / "b" / "report.html")
     assert not page.of_class("click")
+    assert "Click rate" not in [cell for table in tables(page) for row in table for cell in row]
     assert "no labels" in page.text
     # Compared with the log that the spec is from, training rows have an index as well.
     heading, first, *_ = overview_of(page)
