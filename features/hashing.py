@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from features.farmhash import farmhash64
+from features.farmhash import MENDED_BYTES, farmhash64, short_farmhash64
 from features.parse import TIME
 from features.schema import Numeric, Schema
 from features.times import DERIVED, derive
@@ -111,7 +111,7 @@ def quantile_edge(bucket: int) -> float:
     return float(np.array([bits], np.int64).astype(np.int32).view(np.float32)[0])
 
 
-def _token(values: NDArray[np.float64], field: Numeric) -> NDArray[np.int64]:
+def _token(values: NDArray[np.float64], field: Numeric) -> NDArray[np.integer]:
     if field.token == "quantile":
         return quantile_buckets(values)
     # fmin takes the end of the table for NaN too, where it says that a value is missing.
@@ -123,10 +123,10 @@ def _token(values: NDArray[np.float64], field: Numeric) -> NDArray[np.int64]:
 
 
 @lru_cache
-def _token_table() -> NDArray[np.int64]:
+def _token_table() -> NDArray[np.uint32]:
     thresholds = log_square_thresholds()
     tokens = np.searchsorted(thresholds, np.arange(_TABLE_START, _TABLE_END), side="right")
-    return np.append(tokens, len(thresholds) + 1)
+    return np.append(tokens, len(thresholds) + 1).astype(np.uint32)
 
 
 def _hashed(frame: pl.DataFrame, schema: Schema) -> dict[str, NDArray[np.integer]]:
@@ -144,8 +144,13 @@ def _hashed(frame: pl.DataFrame, schema: Schema) -> dict[str, NDArray[np.integer
     # An empty string means the same as an absent one, in a log as in a request.
     if lengths["least"] == 0:
         texts = texts.with_columns(pl.all().replace("", None))
-    codes = farmhash64(texts, longest=lengths["most"] or 0)
-    places = codes.select((pl.col(name) % n).cast(pl.UInt32).fill_null(n) for name, n in counts.items())
+    # In one expression a column at a time, as long as no string is long: its steps then find it in the cache.
+    short = (lengths["most"] or 0) < MENDED_BYTES
+    codes = texts if short else farmhash64(texts)
+    places = codes.select(
+        ((short_farmhash64(name) if short else pl.col(name)) % n).cast(pl.UInt32).fill_null(n)
+        for name, n in counts.items()
+    )
     return {name: places[name].to_numpy() for name in counts}
 
 

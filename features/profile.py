@@ -12,7 +12,7 @@ from features.schema import Schema
 from features.series import Followed, Length, slices_of
 
 # Rows of a batch whose values are looked at for names, and how many values a field are then remembered.
-_NAMED_ROWS = 2_000
+_NAMED_ROWS = 1_000
 _NAMED_VALUES = 40
 
 

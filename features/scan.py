@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -10,12 +11,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from features.aside import Columns, to_columns
 from features.errors import BadInput
 from features.fit import Counts, dense_sums, transformed
 from features.hashing import numbers, to_buckets
 from features.parse import ROW, TIME, WEIGHT, Batch
 from features.profile import Profile, starts_slice, value_names
-from features.records import to_records
 from features.schema import Schema
 from features.series import Length
 from features.sources import Source, map_batches
@@ -23,8 +24,8 @@ from features.sources import Source, map_batches
 # Gives the part of each row of a parsed batch.
 Divide = Callable[[pl.DataFrame], NDArray[np.int64]]
 
-# Takes records and the part of each.
-LayAside = Callable[[NDArray[np.void], NDArray[np.int64]], None]
+# Takes row numbers and parts `[rows]`, and what gives the columns of these rows in another order.
+LayAside = Callable[[NDArray[np.uint64], NDArray[np.int64], Callable[[NDArray[np.int64]], Columns]], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def scan(
     """Counts the `total` rows of the sources into the profile's parts, with all cores at work.
 
     Batches are counted in whatever order they get ready, and `seen` is told of them in the order of the log; the
-    result is the same. `lay_aside` gets every good row as a record.
+    result is the same. `lay_aside` gets every good row.
     """
     length = Length(total)
     counts = list(profile.parts.values())
@@ -74,7 +75,7 @@ def scan(
             _count(buckets, dense, clicked, parts, counts)
         if lay_aside:
             weight = frame[WEIGHT].to_numpy() if schema.weight else None
-            lay_aside(to_records(rows, label, weight, buckets, dense), parts)
+            lay_aside(rows, parts, partial(to_columns, rows, label, weight, buckets, dense))
         names = value_names(frame, buckets, schema) if starts_slice(rows, total) else {}
         return Scanned(batch.read, batch.rejected, names, bool(np.isnan(label).any()))
 

@@ -66,7 +66,7 @@ class Followed:
 
     def add(self, rows: NDArray[np.uint64], clicked: NDArray[np.bool_], buckets: NDArray[np.uint32]) -> None:
         """Counts rows by number; `buckets` are `[fields, rows]`. Of long logs every so manieth row is counted."""
-        some = rows % np.uint64(max(self.total // _ENOUGH_ROWS, 1)) == 0
+        some = np.flatnonzero(rows % np.uint64(max(self.total // _ENOUGH_ROWS, 1)) == 0)
         places = slices_of(rows[some], self.total) * _GROUPS
         clicks = clicked[some]
         for (name, groups), column in zip(self._groups.items(), buckets, strict=True):
