@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from features.errors import BadInput
-from features.fit import Counts, dense_sums, transformed
+from features.fit import Counts, Moments, moments, transformed
 from features.hashing import numbers, to_buckets
 from features.parse import ROW, TIME, WEIGHT, Batch
 from features.profile import SLICES, Profile, value_names, wants_names
@@ -29,7 +29,7 @@ class Hashed:
     clicked: NDArray[np.bool_]
     weights: NDArray[np.float64] | None
     buckets: dict[str, NDArray[np.integer]]
-    training_sums: dict[str, NDArray[np.float64]]
+    training_sums: dict[str, Moments]
     records: NDArray[np.void] | None
     names: dict[str, dict[int, str]]
     rejected: pl.DataFrame
@@ -59,7 +59,7 @@ def hashed_batches(
             clicked=label == 1,
             weights=weight,
             buckets=buckets,
-            training_sums={name: dense_sums(column[training]) for name, column in values.items()},
+            training_sums=moments({name: column[training] for name, column in values.items()}, schema),
             records=to_records(rows, label, weight, buckets, values) if lay_aside else None,
             names=value_names(frame, buckets, schema) if len(rows) and wants_names(int(rows[0]), len(rows)) else {},
             rejected=batch.rejected,
@@ -83,7 +83,7 @@ def profile_of(batches: Iterator[Hashed], schema: Schema, parts: tuple[str, ...]
             _count(batch, slice(first, end), counts)
             profile.mark(int(slices[first]), None if batch.seconds is None else int(batch.seconds[end - 1]))
         for name, sums in batch.training_sums.items():
-            counts[0].sums[name].append(sums)
+            counts[0].sums[name].add(sums)
     return profile
 
 
