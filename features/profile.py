@@ -62,7 +62,8 @@ class Profile:
 
     def mark(self, slice_: int, second: int | None) -> None:
         """Notes that all counted so far is of this slice of the log or an earlier one, up to this moment."""
-        if not self.followed:
+        if not self.marks or list(self.marks) == [slice_]:
+            # Not only of the slice's first batch, so that it does not matter how rows fall into batches.
             self.followed = {name: _most_frequent(self.total(name)) for name in bucket_counts(self.schema)}
         counts = list(self.parts.values())
         self.marks[slice_] = Mark(
