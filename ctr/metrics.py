@@ -98,10 +98,14 @@ def expected_calibration_error(
     _, group = np.unique(predictions, return_inverse=True)
     mass = np.bincount(group, weights=one)
     shared = (np.bincount(group, weights=labels * one) / np.where(mass > 0, mass, 1))[group]
-    gaps = [
-        abs(float(((predictions - shared) * one)[bin_].sum())) for bin_ in np.array_split(order, min(bins, len(order)))
-    ]
-    return sum(gaps) / float(one.sum())
+    gaps = (predictions - shared) * one
+    if weights is None:
+        return sum(abs(float(gaps[bin_].sum())) for bin_ in np.array_split(order, min(bins, len(order)))) / len(order)
+    # A row may lie in two bins, with a part of its weight in each.
+    before = np.append(0.0, np.cumsum(weights[order]))
+    summed = np.append(0.0, np.cumsum(gaps[order]))
+    edges = np.linspace(0.0, before[-1], min(bins, np.count_nonzero(weights)) + 1)
+    return float(np.abs(np.diff(np.interp(edges, before, summed))).sum() / before[-1])
 
 
 def _mean(values: Array, weights: Array | None) -> float:
