@@ -104,7 +104,8 @@ def expected_calibration_error(
     # A row may lie in two bins, with a part of its weight in each.
     before = np.append(0.0, np.cumsum(weights[order]))
     summed = np.append(0.0, np.cumsum(gaps[order]))
-    edges = np.linspace(0.0, before[-1], min(bins, np.count_nonzero(weights)) + 1)
+    bins = min(bins, int(np.count_nonzero(weights)))
+    edges = np.arange(bins + 1) * (before[-1] / bins)
     return float(np.abs(np.diff(np.interp(edges, before, summed))).sum() / before[-1])
 
 

@@ -110,7 +110,17 @@ def train(
     if peers:
         peers.steps = [int(step) for step in known.numpy()][: len(peers.groups)]
     batches = iter(
-        _dataset(training, learner, seed=seed, first_step=first, worker=worker, workers=workers, steps=schedule.steps)
+        training_dataset(
+            training,
+            fields=learner.model.field_count,
+            numbers=learner.model.dense_count,
+            batch_size=learner.batch_size,
+            seed=seed,
+            first_step=first,
+            worker=worker,
+            workers=workers,
+            steps=schedule.steps,
+        )
     )
     clock = _Clock(learner.batch_size)
     loss: Any = float("nan")
@@ -159,19 +169,30 @@ def evaluate_part(learner: Learner, part: Part) -> Evaluation:
     return evaluate(labels_of(part), learner.predict(in_order(part, EVALUATION_BATCH)), weights_of(part))
 
 
-def _dataset(part: Part, learner: Learner, *, seed: int, first_step: int, worker: int, workers: int, steps: int) -> Any:
-    model = learner.model
+def training_dataset(
+    part: Part,
+    *,
+    fields: int,
+    numbers: int,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    worker: int,
+    workers: int,
+    steps: int,
+) -> Any:
+    """`training_batches` from one step up to another as a tf.data.Dataset of `Rows`: so many id fields and numbers."""
 
     def rows() -> Iterator[Any]:
         yield from training_batches(
-            part, batch_size=learner.batch_size, seed=seed, first_step=first_step, worker=worker, workers=workers
+            part, batch_size=batch_size, seed=seed, first_step=first_step, worker=worker, workers=workers
         )
 
     signature = (
         tf.TensorSpec([None], tf.uint64),
         tf.TensorSpec([None, 1], tf.float32),
-        tf.TensorSpec([None, model.field_count], tf.int32),
-        tf.TensorSpec([None, model.dense_count], tf.float32),
+        tf.TensorSpec([None, fields], tf.int32),
+        tf.TensorSpec([None, numbers], tf.float32),
         tf.TensorSpec([None, 1], tf.float32),
     )
     return tf.data.Dataset.from_generator(rows, output_signature=signature).take(steps - first_step).prefetch(2)

@@ -42,6 +42,15 @@ def read_blocks(path: str) -> Iterator[Block]:
         raise unreadable(path, error) from None
 
 
+def head_and_count(path: str, most: int) -> tuple[list[str], int]:
+    """The first lines of a file, at most so many, as text; and the number of all."""
+    try:
+        with _open(path) as stream:
+            return _head_and_count(stream, most)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, error) from None
+
+
 def unreadable(path: str, error: Exception) -> BadInput:
     """What to say of a file that cannot be read."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -59,6 +68,17 @@ def _open(path: str) -> Any:
     return where.open_input_stream(name, compression=compression)
 
 
+def _head_and_count(stream: Any, most: int) -> tuple[list[str], int]:
+    start, lines, last = b"", 0, b"\n"
+    while read := stream.read(BLOCK_BYTES):
+        # Until there are enough lines; a block nearly always has them.
+        start = start + read if lines < most else start
+        lines, last = lines + count_byte(read, "\n"), read[-1:]
+    lines += last != b"\n"
+    head = start.removeprefix(_BYTE_ORDER_MARK).split(b"\n", most)[: min(lines, most)]
+    return [line.decode(errors="replace").removesuffix("\r") for line in head], lines
+
+
 def _blocks(stream: Any) -> Iterator[Block]:
     pieces: list[bytes] = []
     line, begun = 1, False
@@ -69,10 +89,10 @@ def _blocks(stream: Any) -> Iterator[Block]:
         if not end:
             pieces.append(read)
             continue
-        block = _block(b"".join([*pieces, read[:end]]), line)
+        block = _block(b"".join([*pieces, memoryview(read)[:end]]), line)
         yield block
-        pieces, line = [read[end:]] if end < len(read) else [], line + block.lines
-    if pieces and any(pieces):
+        pieces, line = [read[end:]], line + block.lines
+    if any(pieces):
         yield _block(b"".join(pieces), line)
 
 

@@ -1,19 +1,21 @@
 """`ctr drift`: how far each field has moved from one log, or prepared folder, to another."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from features.drift import drift
 from features.errors import BadInput
+from features.fit import Counts
 from features.html import write_drift_html
 from features.output import file_appears_whole
 from features.prepare import MANIFEST_FILE
 from features.profile import Profile
 from features.progress import Progress
-from features.scan import Hashed, hashed_batches, profile_of
+from features.scan import Scanned, scan
 from features.schema import Schema
 from features.sources import open_sources
 from features.spec import load_spec
@@ -47,17 +49,18 @@ def _profile(name: str, schema: Schema, max_reject_rate: float, progress: Progre
         return load_tallies(folder, schema)
     sources = open_sources([name], schema)
     total = sum(source.rows for source in sources)
+    profile = Profile(schema, {"all": Counts(schema)})
     done = rejected = 0
 
-    def told(batches: Iterator[Hashed]) -> Iterator[Hashed]:
+    def seen(scanned: Scanned) -> None:
         nonlocal done, rejected
-        for batch in batches:
-            done, rejected = done + batch.read, rejected + batch.rejected.height
-            yield batch
-            progress(f"reading {name}", done, total)
+        done, rejected = done + scanned.read, rejected + scanned.rejected.height
+        progress(f"reading {name}", done, total)
 
-    batches = hashed_batches(sources, schema, lambda frame: np.zeros(frame.height, np.int64), lay_aside=False)
-    profile = profile_of(told(batches), schema, ("all",), total)
+    def together(frame: pl.DataFrame) -> NDArray[np.int64]:
+        return np.zeros(frame.height, np.int64)
+
+    scan(sources, schema, profile, together, total=total, lay_aside=None, seen=seen)
     if rejected > max_reject_rate * total or rejected == total:
         raise BadInput(
             f"{rejected} of {total} rows of {name} cannot be read, more than max_reject_rate {max_reject_rate:g}; "

@@ -55,6 +55,9 @@ def stability(first: NDArray[np.int64], second: NDArray[np.int64], *, ordered: b
     rows = np.array([first.sum(), second.sum()], np.float64)
     if not rows.all():
         return {"stability_index": None, "by_chance": None, "moved": False}
+    used = (first > 0) | (second > 0)
+    used[-1] = True
+    first, second = first[used], second[used]
     groups = _ranges(first, second) if ordered else _frequent(first, second)
     index = population_stability(*groups)
     # n1 n2 / (n1 + n2) times the index is about chi-squared, with as many degrees of freedom as groups but one.
@@ -89,8 +92,8 @@ def _frequent(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[NDAr
     a, b = first[:-1].astype(np.float64), second[:-1].astype(np.float64)
     # Chosen by both logs alike, so that a value is not taken for frequent because chance favoured it in one.
     share = (a / first.sum() + b / second.sum()) / 2
-    chosen = np.argsort(-share, kind="stable")[:_MOST_FREQUENT]
-    chosen = chosen[share[chosen] >= max(_FREQUENT, _FREQUENT_ROWS / min(first.sum(), second.sum()))]
+    chosen = np.flatnonzero(share >= max(_FREQUENT, _FREQUENT_ROWS / min(first.sum(), second.sum())))
+    chosen = chosen[np.argsort(-share[chosen], kind="stable")][:_MOST_FREQUENT]
     others = np.ones(len(a), bool)
     others[chosen] = False
     once, new = float((a[others] == 1).sum()), float(b[others & (a == 0)].sum())

@@ -18,13 +18,13 @@ U64: TypeAlias = NDArray[np.uint64]
 _K0, _K1, _K2 = (np.uint64(k) for k in (0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F))
 
 
-def farmhash64(texts: pl.DataFrame) -> pl.DataFrame:
-    """FarmHash64 of every value of columns of strings, as UInt64; null stays null."""
+def farmhash64(texts: pl.DataFrame, *, longest: int) -> pl.DataFrame:
+    """FarmHash64 of every value of columns of strings of at most `longest` bytes, as UInt64; null stays null."""
     codes = texts.select(NonCryptographicHashingNameSpace(pl.col(name)).farmhash64() for name in texts.columns)
-    lengths = texts.select(pl.all().str.len_bytes().max()).row(0, named=True)
-    for name, longest in lengths.items():
-        if longest is not None and longest >= 128 and texts.select(_whole_blocks(pl.col(name)).any()).item():
-            codes = codes.with_columns(_mended(texts[name], codes[name]))
+    if longest >= 128:
+        for name in texts.columns:
+            if texts.select(_whole_blocks(pl.col(name)).any()).item():
+                codes = codes.with_columns(_mended(texts[name], codes[name]))
     return codes
 
 

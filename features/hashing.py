@@ -30,6 +30,7 @@ _TABLE_END = 2**16
 _TABLE_START = -2
 
 
+@lru_cache
 def log_square_thresholds() -> NDArray[np.float64]:
     """Integers at which the token of a number changes, ascending; a number's token is how many are <= it.
 
@@ -40,7 +41,9 @@ def log_square_thresholds() -> NDArray[np.float64]:
     last = int(math.log(_LARGEST_TOKEN_INPUT) ** 2)
     # The least integer x with ln(x)^2 >= k. 3 and 4 share k = 1, so the jumps start at k = 2.
     jumps = [math.ceil(math.exp(math.sqrt(k))) for k in range(2, last + 1)]
-    return np.array(sorted({*small, *jumps}), dtype=np.float64)
+    thresholds = np.array(sorted({*small, *jumps}), dtype=np.float64)
+    thresholds.flags.writeable = False  # all callers share it
+    return thresholds
 
 
 def bucket_counts(schema: Schema) -> dict[str, int]:
@@ -133,15 +136,17 @@ def _hashed(frame: pl.DataFrame, schema: Schema) -> dict[str, NDArray[np.integer
     )
     if not texts.width:
         return {}
-    counts = bucket_counts(schema)
+    counts = {name: n for name, n in bucket_counts(schema).items() if name in texts.columns}
+    lengths = texts.select(
+        pl.min_horizontal(pl.all().str.len_bytes().min()).alias("least"),
+        pl.max_horizontal(pl.all().str.len_bytes().max()).alias("most"),
+    ).row(0, named=True)
     # An empty string means the same as an absent one, in a log as in a request.
-    if any(texts.select((pl.all() == "").any()).row(0)):
+    if lengths["least"] == 0:
         texts = texts.with_columns(pl.all().replace("", None))
-    codes = farmhash64(texts)
-    places = codes.select(
-        (pl.col(name) % n).cast(pl.UInt32).fill_null(n) for name, n in counts.items() if name in codes
-    )
-    return {name: places[name].to_numpy() for name in places.columns}
+    codes = farmhash64(texts, longest=lengths["most"] or 0)
+    places = codes.select((pl.col(name) % n).cast(pl.UInt32).fill_null(n) for name, n in counts.items())
+    return {name: places[name].to_numpy() for name in counts}
 
 
 def joined(fields: tuple[str, ...], separator: str = CROSS_SEPARATOR) -> pl.Expr:

@@ -43,7 +43,8 @@ def _with_text(rejected: pl.DataFrame, block: Block) -> pl.DataFrame:
     if not rejected.height:
         return rejected
     lines = block.content.split(b"\n")
-    texts = [lines[number - block.first_line].decode(errors="backslashreplace") for number in rejected["line"]]
+    numbers: list[int] = rejected["line"].to_list()
+    texts = [lines[number - block.first_line].decode(errors="backslashreplace") for number in numbers]
     return rejected.with_columns(pl.Series("text", [text.removesuffix("\r") for text in texts], dtype=pl.String))
 
 

@@ -58,7 +58,10 @@ def parse_lines(block: Block, origin: Origin, schema: Schema) -> Batch:
     """The rows of a block of separated values."""
     frame = _read_whole(block, origin, schema)
     if frame is not None:
-        return Batch(_numbered(frame, block.first_line, origin), _no_rejects(), block.lines)
+        first = origin.first_row + block.first_line - origin.first_line
+        rows = pl.int_range(first, first + frame.height, dtype=pl.UInt64, eager=True)
+        # Put in front as it is: an expression would copy all the columns beside it.
+        return Batch(frame.insert_column(0, rows.alias(ROW)), _no_rejects(), block.lines)
     lines = pl.DataFrame(
         {LINE: range(block.first_line, block.first_line + block.lines), TEXT: _lines(block.content)},
         schema={LINE: pl.UInt64, TEXT: pl.Binary},
@@ -145,7 +148,11 @@ def _typed(rows: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, dict[str, 
 def _number(name: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     value = (_bare(pl.col(name)) if dtype == pl.String else pl.col(name)).cast(pl.Float64, strict=False)
     # What is read as a whole number has no -0, so there is none here either.
-    return pl.when(value == 0).then(0.0).otherwise(value).alias(name) if wanted == pl.Int64 != dtype else value
+    return (
+        pl.when(value == 0).then(0.0).otherwise(value).alias(name)
+        if wanted.is_integer() and dtype != pl.Int64
+        else value
+    )
 
 
 def _bare(text: pl.Expr) -> pl.Expr:
@@ -254,11 +261,6 @@ def rejects(rows: pl.DataFrame, origin: Origin) -> pl.DataFrame:
     """Bad rows as they are kept aside, of LINE, TEXT and `reason`."""
     line = pl.col(LINE).cast(pl.UInt64).alias("line")
     return rows.select(pl.lit(origin.path).alias("file"), line, "reason", pl.col(TEXT).cast(pl.String).alias("text"))
-
-
-def _numbered(rows: pl.DataFrame, first_line: int, origin: Origin) -> pl.DataFrame:
-    lines = pl.int_range(first_line, first_line + rows.height, dtype=pl.UInt64, eager=True)
-    return _placed(rows.with_columns(lines.alias(LINE)), origin)
 
 
 def _placed(rows: pl.DataFrame, origin: Origin) -> pl.DataFrame:

@@ -4,28 +4,29 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from features.draws import mix
 from features.errors import BadInput
+from features.fit import Counts
 from features.hashing import bucket_counts
 from features.html import write_html
 from features.memory import peak_rss_mb
 from features.ordered import in_parallel
 from features.output import appears_whole
 from features.parse import ROW, TIME
+from features.places import Places
+from features.profile import Profile, most_frequent
 from features.progress import Progress
 from features.records import Records, record_type
 from features.report import report
-from features.scan import Hashed, Rejects, hashed_batches, laid_aside, profile_of
+from features.scan import Divide, Rejects, Scanned, scan
 from features.schema import Schema, dense_fields
+from features.series import FOLLOWED, Followed
 from features.shards import Shard, write_shard
 from features.sources import Source, map_batches, open_sources
 from features.spec import FeatureSpec
@@ -69,24 +70,34 @@ def prepare(
             raise BadInput(
                 f"{_unlabelled(sources)} has no labels to train on; encode it with --spec of a prepared folder"
             )
-        plan = _Plan(split, total, shard_rows, seed)
+        places = Places(split, total, shard_rows, seed)
         kind = record_type(len(bucket_counts(schema)), len(dense_fields(schema)))
-        records = Records(folder / "records", kind, plan.shard_count)
-        rejects = Rejects(folder / REJECTED_FILE, total, max_reject_rate)
+        records = Records(folder / "records", kind, places.count)
+        profile = Profile(schema, {part: Counts(schema) for part in PARTS})
         divide = _divider(sources, schema, split, total, progress)
-        batches = _told(hashed_batches(sources, schema, divide, lay_aside=True), total, progress)
-        profile = profile_of(laid_aside(rejects.keep(batches), records, plan.shards), schema, PARTS, total)
-        rows = total - rejects.count
-        if rows == 0:
-            raise BadInput(f"none of the {total} rows could be read; {rejects.first}")
+        with Rejects(folder / REJECTED_FILE, total, max_reject_rate) as rejects:
+            done = 0
+
+            def seen(scanned: Scanned) -> None:
+                nonlocal done
+                rejects.keep(scanned.rejected)
+                done += scanned.read
+                progress("reading", done, total)
+
+            def lay_aside(rows: NDArray[np.void], parts: NDArray[np.int64]) -> None:
+                records.add(rows, places.of(rows["row"], parts))
+
+            scan(sources, schema, profile, divide, total=total, lay_aside=lay_aside, seen=seen)
+            rejects.check()
+        records.flush()
         spec = profile.parts["train"].spec() if fitted is None else fitted
         spec.save(folder)
-        written = _write_shards(records, folder, spec, plan, progress)
+        written = _write_shards(records, places, folder, spec, profile, progress)
         records.folder.rmdir()
-        labelled = all(source.labelled for source in sources)
+        labelled = profile.labelled
         parts = {part: _summary(written[part], labelled) for part in PARTS}
-        before = None if fitted_on is None else load_tallies(fitted_on, schema)
-        described = report(spec, profile, before, rejected=rejects.count)
+        reference = profile if fitted is None else None if fitted_on is None else load_tallies(fitted_on, schema)
+        described = report(spec, profile, reference, rejected=rejects.count)
         (folder / REPORT_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         write_html(described, folder / REPORT_PAGE, title=", ".join(Path(source.path).name for source in sources))
         save_tallies(profile, folder)
@@ -98,7 +109,7 @@ def prepare(
             "version": 2,
             "digest": digest.hexdigest(),
             "spec_digest": spec.digest,
-            "rows": rows,
+            "rows": total - rejects.count,
             "rows_rejected": rejects.count,
             "features": {"ids": len(spec.id_fields), "dense": len(spec.dense_fields), "table_rows": sum(spec.sizes)},
             "sources": [_lasting(source.path) for source in sources],
@@ -112,49 +123,7 @@ def prepare(
     return {**manifest, "moved": described["moved"], "rows_per_second": total / seconds, "peak_rss_mb": peak_rss_mb()}
 
 
-@dataclass
-class _Plan:
-    """Which shard a row goes to. Shards are numbered over all parts: training, then validation, then test."""
-
-    split: Split
-    total: int
-    shard_rows: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        training = 1.0 if self.split.kind == "none" else 1 - self.split.validation - self.split.test
-        # Only what is trained on is shuffled: the others keep the log's order, so that scores line up with rows.
-        self.shuffled = self.split.kind != "none"
-        self.training_shards = max(1, round(self.total * training / self.shard_rows)) if self.shuffled else 0
-        most = -(-self.total // self.shard_rows)
-        self.starts = {"train": 0, "validation": self.training_shards or most}
-        self.starts["test"] = self.starts["validation"] + most
-        self.shard_count = self.starts["test"] + most
-        self.placed = dict.fromkeys(PARTS, 0)
-
-    def shards(self, batch: Hashed) -> NDArray[np.int64]:
-        """The shard of each row of the next batch."""
-        shards = np.zeros(len(batch.rows), np.int64)
-        for part, name in enumerate(PARTS):
-            chosen = np.flatnonzero(batch.parts == part)
-            if name == "train" and self.shuffled:
-                draws = mix(batch.rows[chosen], self.seed)
-                shards[chosen] = (draws % np.uint64(self.training_shards)).astype(np.int64)
-            else:
-                place = self.placed[name] + np.arange(len(chosen))
-                shards[chosen] = self.starts[name] + place // self.shard_rows
-                self.placed[name] += len(chosen)
-        return shards
-
-    def part_of(self, shard: int) -> tuple[str, int]:
-        """A shard's part and its number within it."""
-        part = next(name for name in reversed(PARTS) if shard >= self.starts[name])
-        return part, shard - self.starts[part]
-
-
-def _divider(
-    sources: list[Source], schema: Schema, split: Split, total: int, progress: Progress
-) -> Callable[[pl.DataFrame], NDArray[np.int64]]:
+def _divider(sources: list[Source], schema: Schema, split: Split, total: int, progress: Progress) -> Divide:
     """What gives the part of each row of a batch. A log with times is read once more, for where the cuts are."""
     if schema.time is None or split.kind != "time":
         return lambda frame: split.part(frame[ROW], total)
@@ -172,20 +141,22 @@ def _divider(
 
 
 def _write_shards(
-    records: Records, folder: Path, spec: FeatureSpec, plan: _Plan, progress: Progress
+    records: Records, places: Places, folder: Path, spec: FeatureSpec, profile: Profile, progress: Progress
 ) -> dict[str, list[Shard]]:
+    """Encodes every shard, and notes on the way how the most frequent values move along the log."""
+    top = {name: most_frequent(profile.total(name)[:-1], FOLLOWED) for name in spec.id_fields}
+    followed = profile.followed = Followed(top, bucket_counts(spec.schema), places.total)
     for part in PARTS:
         (folder / part).mkdir()
 
-    def write(number: int) -> tuple[str, Shard]:
-        part, index = plan.part_of(number)
-        shuffle = plan.seed if part == "train" and plan.shuffled else None
-        taken = records.take(number)
-        return part, write_shard(taken, folder / part, index, spec=spec, shuffle_seed=shuffle)
+    def write(job: tuple[str, int, Callable[[], NDArray[np.void]]]) -> tuple[str, Shard]:
+        part, index, take = job
+        seed = places.seed if part == "train" and places.shuffled else None
+        return part, write_shard(take(), folder / part, index, spec=spec, shuffle_seed=seed, followed=followed)
 
     written: dict[str, list[Shard]] = {part: [] for part in PARTS}
     done = 0
-    for part, shard in in_parallel(write, records.shards()):
+    for part, shard in in_parallel(write, places.shards(records)):
         written[part].append(shard)
         done += shard.rows
         progress("encoding", done, records.rows)
@@ -200,14 +171,6 @@ def _summary(shards: list[Shard], labelled: bool) -> dict[str, Any]:
         "weight": sum(shard.weight for shard in shards),
         "shards": {shard.name: {"rows": shard.rows, "sha256": shard.sha256} for shard in shards},
     }
-
-
-def _told(batches: Iterator[Hashed], total: int, progress: Progress) -> Iterator[Hashed]:
-    done = 0
-    for batch in batches:
-        yield batch
-        done += batch.read
-        progress("reading", done, total)
 
 
 def _unlabelled(sources: list[Source]) -> str:

@@ -1,4 +1,4 @@
-"""Rows between the two passes: records of fixed width, laid aside by shard in plain files.
+"""Rows between the two passes: records of fixed width, laid aside by place in plain files.
 
 The first pass hashes every row once and lays it aside; the second only has to look buckets up. That takes about as
 much disk, for a while, as the log itself, and saves reading and hashing it again.
@@ -6,16 +6,17 @@ much disk, for a while, as the log itself, and saves reading and hashing it agai
 
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows are gathered until there are so many bytes a shard, so that no file is opened for a handful of rows, or in all.
-_BYTES_A_SHARD = 2**16
+# Rows are gathered until there are so many bytes a place, so that no file is opened for a handful of rows, or in all.
+_BYTES_A_PLACE = 2**16
 _BYTES_IN_ALL = 2**26
 
-# Rows filled in at once: columns are written across rows, so few enough for the processor's second cache.
-_FILLED_ROWS = 2048
+# Rows turned at once from columns to records or back: few enough for the processor's second cache.
+_TURNED_ROWS = 2048
 
 
 def record_type(id_fields: int, dense_fields: int) -> np.dtype[np.void]:
@@ -38,68 +39,92 @@ def to_records(
     buckets: Mapping[str, NDArray[np.integer]],
     values: Mapping[str, NDArray[np.float64]],
 ) -> NDArray[np.void]:
-    """Columns `[rows]` as records, NaN for a missing label, weight 1 where there are none."""
+    """Columns `[rows]` as records, weight 1 where there are none."""
     records = np.empty(len(row), record_type(len(buckets), len(values)))
-    for first in range(0, len(row), _FILLED_ROWS):
-        some = slice(first, first + _FILLED_ROWS)
-        part = records[some]
-        part["row"], part["label"] = row[some], label[some]
-        part["weight"] = 1.0 if weight is None else weight[some]
+    records["row"], records["label"] = row, label
+    records["weight"] = 1.0 if weight is None else weight
+    # Turned through a small block: NumPy writes column by column into records only while it holds Python's lock.
+    turned_buckets = np.empty((len(buckets), _TURNED_ROWS), np.uint32)
+    turned_values = np.empty((len(values), _TURNED_ROWS), np.float64)
+    for first in range(0, len(row), _TURNED_ROWS):
+        some = slice(first, min(first + _TURNED_ROWS, len(row)))
+        count = some.stop - first
         for i, column in enumerate(buckets.values()):
-            part["buckets"][:, i] = column[some]
+            turned_buckets[i, :count] = column[some]
         for i, column in enumerate(values.values()):
-            part["values"][:, i] = column[some]
+            turned_values[i, :count] = column[some]
+        records["buckets"][some] = turned_buckets[:, :count].T
+        records["values"][some] = turned_values[:, :count].T
     return records
 
 
-class Records:
-    """Files of records, one a shard, in a folder of their own; rows keep the order in which they are added."""
+def to_columns(records: NDArray[np.void], order: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:
+    """Buckets `[id fields, rows]` and values `[dense fields, rows]` of records, in the given order of rows."""
+    buckets = np.empty((records["buckets"].shape[1], len(records)), np.uint32)
+    values = np.empty((records["values"].shape[1], len(records)), np.float64)
+    for first in range(0, len(records), _TURNED_ROWS):
+        some = slice(first, first + _TURNED_ROWS)
+        part = np.take(records, order[some])
+        buckets[:, some] = part["buckets"].T
+        values[:, some] = part["values"].T
+    return buckets, values
 
-    def __init__(self, folder: Path, kind: np.dtype[np.void], shards: int):
-        """`shards` is about how many there will be."""
+
+class Records:
+    """Files of records, one a place, in a folder of their own. Threads may add at once, in whatever order."""
+
+    def __init__(self, folder: Path, kind: np.dtype[np.void], places: int):
+        """`places` is about how many there will be."""
         folder.mkdir()
         self.folder, self.kind = folder, kind
-        self._enough = min(shards * _BYTES_A_SHARD, _BYTES_IN_ALL)
         self.rows = 0
-        self._shards: set[int] = set()
+        self._enough = min(places * _BYTES_A_PLACE, _BYTES_IN_ALL)
+        self._places: set[int] = set()
         self._gathered: list[tuple[NDArray[np.void], NDArray[np.int64]]] = []
-        self._bytes = 0
+        self._gathering, self._writing = Lock(), Lock()
 
-    def add(self, records: NDArray[np.void], shards: NDArray[np.int64]) -> None:
-        """Adds records to the shards with these numbers."""
-        self._gathered.append((records, shards))
-        self.rows += len(records)
-        self._bytes += records.nbytes
-        if self._bytes >= self._enough:
-            self.flush()
+    def add(self, records: NDArray[np.void], places: NDArray[np.int64]) -> None:
+        """Adds records to the places with these numbers."""
+        with self._gathering:
+            self._gathered.append((records, places))
+            self.rows += len(records)
+            if sum(records.nbytes for records, _ in self._gathered) < self._enough:
+                return
+            gathered, self._gathered = self._gathered, []
+        self._write(gathered)
 
     def flush(self) -> None:
         """Writes what was gathered."""
-        if not self._gathered:
-            return
-        shards = np.concatenate([shards for _, shards in self._gathered])
-        records = np.concatenate([records for records, _ in self._gathered])
-        self._gathered, self._bytes = [], 0
-        # NumPy sorts 16 bits ten times as fast as 64.
-        order = np.argsort(shards.astype(np.uint16) if shards.max() < 2**16 else shards, kind="stable")
-        records, shards = np.take(records, order), shards[order]
-        ends = np.flatnonzero(np.append(np.diff(shards) > 0, True)) + 1
-        for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-            number = int(shards[first])
-            self._shards.add(number)
-            with self._path(number).open("ab") as file:
-                file.write(records[first:end].data)
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._write(gathered)
 
-    def shards(self) -> list[int]:
-        """The shards that have rows, by number."""
-        return sorted(self._shards)
+    def places(self) -> list[int]:
+        """The places that have rows, by number."""
+        return sorted(self._places)
 
-    def take(self, shard: int) -> NDArray[np.void]:
-        """The records of a shard, whose file is removed."""
-        path = self._path(shard)
+    def take(self, place: int) -> NDArray[np.void]:
+        """The records of a place, in the order in which threads happened to add them; the file is removed."""
+        path = self._path(place)
         records = np.fromfile(path, self.kind)
         path.unlink()
         return records
 
-    def _path(self, shard: int) -> Path:
-        return self.folder / f"{shard}.records"
+    def _write(self, gathered: list[tuple[NDArray[np.void], NDArray[np.int64]]]) -> None:
+        records, places = gathered[0]
+        if len(gathered) > 1:
+            records = np.concatenate([records for records, _ in gathered])
+            places = np.concatenate([places for _, places in gathered])
+        # NumPy sorts 16 bits ten times as fast as 64.
+        order = np.argsort(places.astype(np.uint16) if places.max() < 2**16 else places, kind="stable")
+        records, places = np.take(records, order), places[order]
+        ends = np.flatnonzero(np.append(np.diff(places) > 0, True)) + 1
+        with self._writing:
+            for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+                place = int(places[first])
+                self._places.add(place)
+                with self._path(place).open("ab") as file:
+                    file.write(records[first:end].data)
+
+    def _path(self, place: int) -> Path:
+        return self.folder / f"{place}.records"

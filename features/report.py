@@ -1,6 +1,7 @@
 """What each field of a log is like: missing, distinct, kept, unseen, collisions, clicks by value and over time."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ from numpy.typing import NDArray
 
 from features.drift import is_ordered, moved, stability
 from features.hashing import QUANTILE_BUCKETS, bucket_counts, log_square_thresholds, quantile_edge
-from features.profile import SLICES, Profile
+from features.profile import Profile, most_frequent
 from features.schema import Schema
+from features.series import MISSING, of_length
 from features.spec import RARE, FeatureSpec
 
 # Values of a category that are shown.
@@ -18,26 +20,23 @@ _TOP = 20
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def report(spec: FeatureSpec, profile: Profile, before: Profile | None, *, rejected: int) -> dict[str, Any]:
+def report(spec: FeatureSpec, profile: Profile, reference: Profile | None, *, rejected: int) -> dict[str, Any]:
     """All figures of `report.json`.
 
-    The spec was fitted on the training part of `before`, or, without that, on the profile's own. Shares are of the
-    rows of a part, None where it has none; how far fields moved is measured from the rows fitted on.
+    `reference` is the profile on whose training part the spec was fitted: the same one, another log's, or None if it is
+    not known. How far fields moved is measured from those rows, and without them nobody can tell rare values from those
+    never seen: `unseen` is None then, and `rare` counts both. Shares are of the rows of a part, None where it has none.
     """
-    fitted_on, labelled = before or profile, profile.labelled
+    fitted = None if reference is None else reference.parts["train"]
     fields = {
-        name: _field(name, spec, profile, fitted_on.parts["train"].buckets[name])
+        name: _field(name, spec, profile, None if fitted is None else fitted.buckets[name])
         for name in bucket_counts(profile.schema)
     }
     compared: dict[str, dict[str, Any]] = {}
     for part, counts in profile.parts.items():
-        if counts.rows and (before or part != "train"):
+        if fitted is not None and counts is not fitted and counts.rows:
             compared[part] = {
-                name: stability(
-                    fitted_on.parts["train"].buckets[name],
-                    counts.buckets[name],
-                    ordered=is_ordered(name, profile.schema),
-                )
+                name: stability(fitted.buckets[name], counts.buckets[name], ordered=is_ordered(name, profile.schema))
                 for name in fields
             }
     for name, about in fields.items():
@@ -46,8 +45,12 @@ def report(spec: FeatureSpec, profile: Profile, before: Profile | None, *, rejec
         "version": 1,
         "rows": {part: counts.rows for part, counts in profile.parts.items()},
         "rows_rejected": rejected,
-        "click_rate": {part: _share(c.clicks, c.rows) if labelled else None for part, c in profile.parts.items()},
-        "over_time": _over_time(profile),
+        "click_rate": {
+            part: _share(c.clicks, c.rows) if profile.labelled else None for part, c in profile.parts.items()
+        },
+        "over_time": None
+        if profile.length is None
+        else of_length(profile.length, labelled=profile.labelled, timed=profile.schema.time is not None),
         "fields": fields,
         "moved": list(dict.fromkeys(name for found in compared.values() for name in moved(found))),
     }
@@ -63,12 +66,14 @@ def distinct_values(used: int, buckets: int) -> float:
     return max(float(used), -buckets * math.log(empty / buckets))
 
 
-def _field(name: str, spec: FeatureSpec, profile: Profile, fitted: NDArray[np.int64]) -> dict[str, Any]:
+def _field(name: str, spec: FeatureSpec, profile: Profile, fitted: NDArray[np.int64] | None) -> dict[str, Any]:
     ids = spec.ids[name]
-    rare = ids == RARE
-    unseen = rare & (fitted == 0)
-    buckets = len(ids) - 1
     total = profile.total(name)
+    # Only of buckets that occur: of a small log that is a handful of some hundred thousand.
+    not_kept = np.flatnonzero((total > 0) & (ids == RARE))
+    rare = not_kept if fitted is None else not_kept[fitted[not_kept] > 0]
+    unseen = None if fitted is None else not_kept[fitted[not_kept] == 0]
+    buckets = len(ids) - 1
     used = int((total[:-1] > 0).sum())
     hashed = not is_ordered(name, profile.schema)
     distinct = distinct_values(used, buckets) if hashed else float(used)
@@ -76,17 +81,17 @@ def _field(name: str, spec: FeatureSpec, profile: Profile, fitted: NDArray[np.in
     for part, counts in profile.parts.items():
         counted = counts.buckets[name]
         shares["missing"][part] = _share(counted[-1], counts.rows)
-        shares["rare"][part] = _share(counted[rare & ~unseen].sum(), counts.rows)
-        shares["unseen"][part] = _share(counted[unseen].sum(), counts.rows)
+        shares["rare"][part] = _share(counted[rare].sum(), counts.rows)
+        shares["unseen"][part] = None if unseen is None else _share(counted[unseen].sum(), counts.rows)
     return {
         "kind": _kind(name, profile.schema),
         "buckets": buckets,
         "kept": int(ids.max()) - 1 if int(ids.max()) > RARE else 0,
         "distinct": distinct,
-        "collision_rate": 1 - used / distinct if distinct else None,
+        "collision_rate": 1 - used / distinct if distinct and hashed else None,
         **shares,
         "values": _values(name, spec, profile, total),
-        "over_time": _field_over_time(name, profile),
+        "over_time": _field_over_time(name, profile, _bucket_names(name, spec, profile)),
     }
 
 
@@ -105,7 +110,7 @@ def _values(name: str, spec: FeatureSpec, profile: Profile, total: NDArray[np.in
     if is_ordered(name, profile.schema):
         groups = _groups_in_order(name, spec, profile.schema)
     else:
-        top = np.argsort(-total[:-1], kind="stable")[:_TOP]
+        top = most_frequent(total[:-1], _TOP)
         names = profile.names.get(name, {})
         groups = [(names.get(at, f"bucket {at}"), np.array([at])) for at in top.tolist()]
     found: list[dict[str, Any]] = []
@@ -131,51 +136,39 @@ def _groups_in_order(name: str, spec: FeatureSpec, schema: Schema) -> list[tuple
     return [(label, np.array([at])) for at, label in enumerate(labels)]
 
 
+def _bucket_names(name: str, spec: FeatureSpec, profile: Profile) -> Mapping[int, str]:
+    """What each bucket is called, where that is known."""
+    if not is_ordered(name, profile.schema):
+        return profile.names.get(name, {})
+    if len(spec.ids[name]) - 1 == QUANTILE_BUCKETS:
+        followed: list[int] = [] if profile.followed is None else profile.followed.values[name].tolist()
+        return {at: f"from {quantile_edge(at):.4g}" for at in followed}
+    return {at: label for label, buckets in _groups_in_order(name, spec, profile.schema) for at in buckets.tolist()}
+
+
 def _range(low: int, high: int | None) -> str:
     if high is None:
         return f"from {low}"
     return str(low) if high == low + 1 else f"{low} to {high - 1}"
 
 
-def _over_time(profile: Profile) -> dict[str, Any]:
-    """Rows and clicks by slice of the log; `second` is when a slice ends, if the log has times."""
-    rows, clicks = [0], [0]
-    ends: list[int | None] = []
-    for mark in profile.marks.values():
-        rows.append(mark.rows)
-        clicks.append(mark.clicks)
-        ends.append(mark.second)
-    here = np.diff(rows).tolist()
-    rates = [_share(c, n) for c, n in zip(np.diff(clicks).tolist(), here, strict=True)]
-    return {
-        "slices": SLICES,
-        "slice": list(profile.marks),
-        "second": ends if profile.schema.time else None,
-        "rows": here,
-        "click_rate": rates if profile.labelled else None,
-    }
-
-
-def _field_over_time(name: str, profile: Profile) -> list[dict[str, Any]]:
-    """By slice of the log, the share and click rate of missing values and of the first slice's most frequent ones."""
-    followed = profile.followed.get(name)
-    if followed is None:
+def _field_over_time(name: str, profile: Profile, names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """By slice of the log, the share and click rate of missing values and of the most frequent ones."""
+    if profile.followed is None or profile.length is None:
         return []
-    marks = list(profile.marks.values())
-    rows = np.diff([0, *(mark.rows for mark in marks)])
+    used = np.flatnonzero(profile.length.rows)
+    rows, clicks = profile.followed.rows[name][used], profile.followed.clicks[name][used]
+    all_rows = rows.sum(axis=1).tolist()
+    values = [None, *(names.get(bucket, f"bucket {bucket}") for bucket in profile.followed.values[name].tolist())]
     found: list[dict[str, Any]] = []
-    missing = len(profile.parts["train"].buckets[name]) - 1
-    for i, bucket in enumerate(followed.tolist()):
-        here = np.diff([0, *(int(mark.buckets[name][i]) for mark in marks)])
-        clicks = np.diff([0, *(int(mark.clicked[name][i]) for mark in marks)])
-        value = None if bucket == missing else profile.names.get(name, {}).get(bucket, f"bucket {bucket}")
+    for group, value in enumerate(values, start=MISSING):
+        here = rows[:, group].tolist()
+        rates = [_share(pressed, counted) for pressed, counted in zip(clicks[:, group].tolist(), here, strict=True)]
         found.append(
             {
                 "value": value,
-                "share": [_share(a, b) for a, b in zip(here.tolist(), rows.tolist(), strict=True)],
-                "click_rate": [_share(c, a) for c, a in zip(clicks.tolist(), here.tolist(), strict=True)]
-                if profile.labelled
-                else None,
+                "share": [_share(counted, of) for counted, of in zip(here, all_rows, strict=True)],
+                "click_rate": rates if profile.labelled else None,
             }
         )
     return found

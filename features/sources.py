@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import polars as pl
 
-from features.blocks import Block, read_blocks, unreadable
+from features.blocks import Block, head_and_count, read_blocks, unreadable
 from features.errors import BadInput
 from features.ndjson import parse_objects
 from features.ordered import in_parallel
@@ -178,14 +178,7 @@ def _check_columns(path: str, names: list[str], schema: Schema) -> None:
 
 
 def _head_and_count(path: str) -> tuple[list[str], int]:
-    """The first lines of a file as text, and the number of all."""
-    head: list[str] = []
-    rows = 0
-    for block in read_blocks(path):
-        if not head:
-            lines = block.content.split(b"\n", _HEAD_ROWS)[:_HEAD_ROWS]
-            head = [line.decode(errors="replace").removesuffix("\r") for line in lines[: block.lines]]
-        rows += block.lines
+    head, rows = head_and_count(path, _HEAD_ROWS)
     if rows == 0:
         raise BadInput(f"input {path} is empty; a click log has one row a line")
     return head, rows

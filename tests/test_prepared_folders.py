@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,7 @@ def test_weights_are_in_the_shards(tmp_path: Path) -> None:
     assert manifest["parts"]["test"]["weight"] == pytest.approx(3.1, rel=1e-6)
     mean = sum(weights[:8]) / 8
     found = weights_of(open_data(tmp_path / "out").parts["test"])
+    assert found is not None
     np.testing.assert_allclose(found, [0.1 / mean, 3.0 / mean], rtol=1e-6)
 
 
@@ -230,7 +231,9 @@ def test_unlabelled_rows_with_a_spec_need_no_weights(tmp_path: Path) -> None:
 # Numbers
 
 
-def quantile_log(folder: Path, values: list[float | None], later: list[float | None], **settings: Any) -> list[int]:
+def quantile_log(
+    folder: Path, values: Sequence[float | None], later: Sequence[float | None], **settings: Any
+) -> list[int]:
     """The ids of the training values, then of the later ones, of one field of quantiles."""
     schema = Schema(numeric=(Numeric(name="q", kind="float", token="quantile", dense="none", **settings),))
     given = [*values, *later]
