@@ -106,7 +106,8 @@ def expected_calibration_error(
     summed = np.append(0.0, np.cumsum(gaps[order]))
     bins = min(bins, int(np.count_nonzero(weights)))
     edges = np.arange(bins + 1) * (before[-1] / bins)
-    return float(np.abs(np.diff(np.interp(edges, before, summed))).sum() / before[-1])
+    at: Array = np.asarray(np.interp(edges, before, summed), np.float64)
+    return float(np.abs(at[1:] - at[:-1]).sum() / before[-1])
 
 
 def _mean(values: Array, weights: Array | None) -> float:
