@@ -98,10 +98,16 @@ def expected_calibration_error(
     _, group = np.unique(predictions, return_inverse=True)
     mass = np.bincount(group, weights=one)
     shared = (np.bincount(group, weights=labels * one) / np.where(mass > 0, mass, 1))[group]
-    gaps = [
-        abs(float(((predictions - shared) * one)[bin_].sum())) for bin_ in np.array_split(order, min(bins, len(order)))
-    ]
-    return sum(gaps) / float(one.sum())
+    gaps = (predictions - shared) * one
+    if weights is None:
+        return sum(abs(float(gaps[bin_].sum())) for bin_ in np.array_split(order, min(bins, len(order)))) / len(order)
+    # A row may lie in two bins, with a part of its weight in each.
+    before = np.append(0.0, np.cumsum(weights[order]))
+    summed = np.append(0.0, np.cumsum(gaps[order]))
+    bins = min(bins, int(np.count_nonzero(weights)))
+    edges = np.arange(bins + 1) * (before[-1] / bins)
+    at: Array = np.asarray(np.interp(edges, before, summed), np.float64)
+    return float(np.abs(at[1:] - at[:-1]).sum() / before[-1])
 
 
 def _mean(values: Array, weights: Array | None) -> float:

@@ -13,9 +13,11 @@ from features.schema import Schema
 # Population stability index: above .25 a field is commonly taken to have changed, below .1 to be the same.
 MOVED = 0.25
 
-# Values of at least this share of the rows are compared each by itself, at most so many of them.
+# Values of at least this share of the rows are compared each by itself, at most so many of them; and none that might
+# have this share in a log by chance, with fewer rows of it than these.
 _FREQUENT = 0.01
 _MOST_FREQUENT = 50
+_FREQUENT_ROWS = 10
 
 # Numbers are compared in this many groups of neighbours.
 _RANGES = 20
@@ -90,11 +92,13 @@ def _frequent(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[NDAr
     a, b = first[:-1].astype(np.float64), second[:-1].astype(np.float64)
     # Chosen by both logs alike, so that a value is not taken for frequent because chance favoured it in one.
     share = (a / first.sum() + b / second.sum()) / 2
-    chosen = np.flatnonzero(share >= _FREQUENT)
+    chosen = np.flatnonzero(share >= max(_FREQUENT, _FREQUENT_ROWS / min(first.sum(), second.sum())))
     chosen = chosen[np.argsort(-share[chosen], kind="stable")][:_MOST_FREQUENT]
     others = np.ones(len(a), bool)
     others[chosen] = False
     once, new = float((a[others] == 1).sum()), float(b[others & (a == 0)].sum())
+    if new / second.sum() < once / first.sum():
+        once, new = 0.0, 0.0  # fewer new values than there should be say that the logs share rows, not that they differ
     one = [*a[chosen], float(first[-1]), float(a[others].sum()) - once, once]
     two = [*b[chosen], float(second[-1]), float(b[others].sum()) - new, new]
     return np.array(one), np.array(two)

@@ -13,8 +13,29 @@ from features.hashing import bucket_counts, numbers, to_buckets
 from features.schema import Schema, dense_fields
 from features.spec import FIRST_KEPT, MISSING, RARE, FeatureSpec
 
-# Columns of the sums that are kept of a dense field: values present, sum, sum of squares, least, largest.
-_PRESENT, _SUM, _SQUARES, _LEAST, _LARGEST = range(5)
+# Sums are whole numbers of 2^-_UNIT, which is finer than the last bit of any float64.
+_UNIT = 1200
+
+
+@dataclass
+class Moments:
+    """What is kept of the values of a dense field: how many, their exact sum and that of their squares, the extremes.
+
+    Exact, so that it does not matter how rows are divided into batches, nor in which order these are added.
+    """
+
+    present: int = 0
+    total: int = 0
+    squares: int = 0
+    least: float = math.inf
+    largest: float = -math.inf
+
+    def add(self, other: "Moments") -> None:
+        """Adds those of other values."""
+        self.present += other.present
+        self.total += other.total
+        self.squares += other.squares
+        self.least, self.largest = min(self.least, other.least), max(self.largest, other.largest)
 
 
 @dataclass
@@ -26,8 +47,7 @@ class Counts:
         clicks: of them, with a label of 1.
         buckets: for each id field, int64 `[buckets + 1]`: rows a bucket; the last is the missing values'.
         clicked: the same of the rows with a click.
-        sums: for each dense field, float64 `[batches, 5]`: see `dense_sums`. They are kept by batch and added at the
-            end, exactly, so that it does not matter in which order parts are merged.
+        sums: for each dense field, those of its values.
     """
 
     schema: Schema
@@ -35,14 +55,14 @@ class Counts:
     clicks: int = 0
     buckets: dict[str, NDArray[np.int64]] = field(default_factory=dict[str, NDArray[np.int64]])
     clicked: dict[str, NDArray[np.int64]] = field(default_factory=dict[str, NDArray[np.int64]])
-    sums: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict[str, list[NDArray[np.float64]]])
+    sums: dict[str, Moments] = field(default_factory=dict[str, Moments])
 
     def __post_init__(self) -> None:
         for counts in (self.buckets, self.clicked):
             if not counts:
                 counts.update({name: np.zeros(n + 1, np.int64) for name, n in bucket_counts(self.schema).items()})
         for name in dense_fields(self.schema):
-            self.sums.setdefault(name, [])
+            self.sums.setdefault(name, Moments())
 
     def add(self, frame: pl.DataFrame) -> None:
         """Counts the rows of a parsed batch."""
@@ -52,7 +72,7 @@ class Counts:
         self.add_buckets(
             to_buckets(frame, self.schema, values),
             clicked=np.zeros(frame.height, bool) if clicked is None else clicked.to_numpy(),
-            sums={name: dense_sums(column) for name, column in dense.items()},
+            sums=moments(dense, self.schema),
         )
 
     def add_buckets(
@@ -60,7 +80,7 @@ class Counts:
         buckets: Mapping[str, NDArray[np.integer]],
         *,
         clicked: NDArray[np.bool_],
-        sums: Mapping[str, NDArray[np.float64]],
+        sums: Mapping[str, Moments],
     ) -> None:
         """Counts rows whose buckets `[rows]` are known already, with the `dense_sums` of the same rows."""
         if not len(clicked):
@@ -71,8 +91,8 @@ class Counts:
         for name, places in buckets.items():
             np.add.at(self.buckets[name], places, 1)
             np.add.at(self.clicked[name], places[clicks], 1)
-        for name, row in sums.items():
-            self.sums[name].append(row)
+        for name, found in sums.items():
+            self.sums[name].add(found)
 
     def merge(self, other: "Counts") -> None:
         """Adds what was counted over other rows; in whatever order parts are merged, the spec is the same."""
@@ -81,8 +101,8 @@ class Counts:
         for mine, theirs in ((self.buckets, other.buckets), (self.clicked, other.clicked)):
             for name, counted in theirs.items():
                 mine[name] += counted
-        for name, rows in other.sums.items():
-            self.sums[name] += rows
+        for name, found in other.sums.items():
+            self.sums[name].add(found)
 
     def spec(self) -> FeatureSpec:
         """The spec that these counts give. Raises BadInput when there is no row to fit on."""
@@ -98,7 +118,7 @@ class Counts:
             for name, counted in self.buckets.items()
         }
         kinds = {field.name: field.dense for field in self.schema.numeric}
-        scales = {name: _scale(rows, kinds[name]) for name, rows in self.sums.items()}
+        scales = {name: _scale(found, kinds[name]) for name, found in self.sums.items()}
         return FeatureSpec(self.schema, scales, ids)
 
 
@@ -125,16 +145,36 @@ def signed_log(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.copysign(np.log1p(np.abs(values)), values)
 
 
-def dense_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of values that are present: how many, their sum, sum of squares, the least and the largest; float64 `[5]`."""
+def moments(values: Mapping[str, NDArray[np.float64]], schema: Schema) -> dict[str, Moments]:
+    """The moments of each field of `transformed` values."""
+    kinds = {field.name: field.dense for field in schema.numeric}
+    return {name: dense_sums(column, kinds[name]) for name, column in values.items()}
+
+
+def dense_sums(values: NDArray[np.float64], kind: str) -> Moments:
+    """The moments of the values that are present, of a field of this kind; those of min_max are not added up."""
     present = values[~np.isnan(values)]
     if not len(present):
-        return np.array([0, 0, 0, np.inf, -np.inf])
-    # A dot product would be quicker, but how it adds up depends on the machine's library for it. Numbers near the
-    # largest there is have a square that is infinite; only the logarithms' squares are used.
-    with np.errstate(over="ignore"):
-        squares = np.square(present).sum()
-        return np.array([len(present), present.sum(), squares, present.min(), present.max()])
+        return Moments()
+    least, largest = float(present.min()), float(present.max())
+    if kind == "min_max":
+        return Moments(len(present), 0, 0, least, largest)
+    return Moments(len(present), exact_sum(present), exact_sum(np.square(present)), least, largest)
+
+
+def exact_sum(values: NDArray[np.float64]) -> int:
+    """The sum of finite numbers as a whole number of 2^-_UNIT, without rounding."""
+    fractions, exponents = np.frexp(values)
+    low = int(exponents.min())
+    places = (exponents - low).astype(np.int64)
+    # A number is 53 bits, in two halves that float64 adds exactly up to 2^26 times.
+    high = np.floor(fractions * 2.0**27)
+    rest = (fractions * 2.0**27 - high) * 2.0**26
+    total = 0
+    for part, bits in ((high, 27), (rest, 53)):
+        for place, found in enumerate(np.bincount(places, weights=part).tolist()):
+            total += int(found) << (_UNIT + low + place - bits)
+    return total
 
 
 def _compact(counted: NDArray[np.int64], min_count: int) -> NDArray[np.int32]:
@@ -160,20 +200,16 @@ def _quantile_ids(counted: NDArray[np.int64], quantiles: int) -> NDArray[np.int3
     return np.append(ids, MISSING).astype(np.int32)
 
 
-def _scale(rows: list[NDArray[np.float64]], kind: str) -> tuple[float, float]:
+def _scale(sums: Moments, kind: str) -> tuple[float, float]:
     """What is subtracted from a value, and what it is then divided by."""
-    if not rows:
-        return 0.0, 1.0
-    sums = np.stack(rows)
-    count = float(sums[:, _PRESENT].sum())
-    if count == 0:
+    if sums.present == 0:
         return 0.0, 1.0
     if kind == "min_max":
-        least, largest = float(sums[:, _LEAST].min()), float(sums[:, _LARGEST].max())
-        spread = largest - least
-        return least, spread if 0 < spread < math.inf else 1.0
-    squares = math.fsum(sums[:, _SQUARES]) / count
-    mean = math.fsum(sums[:, _SUM]) / count
+        spread = sums.largest - sums.least
+        return sums.least, spread if 0 < spread < math.inf else 1.0
+    # Whole numbers are divided with one rounding.
+    count = sums.present << _UNIT
+    mean, squares = sums.total / count, sums.squares / count
     variance = squares - mean * mean
     # A field with one value has nothing to scale by; what is left of its variance then is rounding, some 1e-16.
     return mean, variance**0.5 if variance > 1e-12 * squares else 1.0

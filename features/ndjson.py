@@ -12,21 +12,16 @@ from features.schema import Schema
 
 def parse_objects(block: Block, origin: Origin, schema: Schema) -> Batch:
     """The rows of a block; a number and its text mean the same, and true is 1 where a label stands."""
-    values = _values(block.content, origin)
     lines = pl.int_range(block.first_line, block.first_line + block.lines, dtype=pl.UInt64, eager=True)
-    if values is not None and values.height == block.lines:
-        batch = parse_texts(_with_label(values.with_columns(lines.alias(LINE)), schema), origin, schema)
-        return Batch(batch.frame, batch.rejected, block.lines)
-    texts, reasons = _examined(block.content)
-    told = pl.DataFrame({LINE: lines, TEXT: texts}, schema={LINE: pl.UInt64, TEXT: pl.String})
-    good, bad = split_off(told, pl.Series(reasons, dtype=pl.String))
-    values = _values("\n".join(good[TEXT]).encode(), origin) if good.height else None
-    if values is None or values.height != good.height:
-        values = pl.DataFrame(schema=dict.fromkeys(origin.columns, pl.String))
-        bad, good = told.with_columns(reason=pl.lit("cannot be read as JSON objects")), good.clear()
+    values = _values(block.content, origin)
+    reasons = pl.Series([None], dtype=pl.String).new_from_index(0, block.lines)
+    if values is None or values.height != block.lines:
+        values, reasons = _one_by_one(block.content, origin)
+    good, bad = split_off(pl.DataFrame({LINE: lines}), reasons)
     rows = _with_label(pl.concat([good, values], how="horizontal"), schema)
     batch = parse_texts(rows, origin, schema)
-    return Batch(batch.frame, pl.concat([rejects(bad, origin), batch.rejected]).sort("line"), block.lines)
+    aside = pl.concat([rejects(bad.with_columns(pl.lit("").alias(TEXT)), origin), batch.rejected]).sort("line")
+    return Batch(batch.frame, _with_text(aside, block), block.lines)
 
 
 def _values(content: bytes, origin: Origin) -> pl.DataFrame | None:
@@ -43,17 +38,56 @@ def _with_label(rows: pl.DataFrame, schema: Schema) -> pl.DataFrame:
     return rows.with_columns(pl.col(schema.label).replace({"true": "1", "false": "0"}))
 
 
-def _examined(content: bytes) -> tuple[list[str], list[str | None]]:
-    """Every line as text, and why it is no JSON object, or None."""
-    texts: list[str] = []
-    reasons: list[str | None] = []
-    for line in content.removesuffix(b"\n").split(b"\n"):
-        texts.append(line.decode(errors="backslashreplace").removesuffix("\r"))
-        try:
-            found = json.loads(line.decode())
-            reasons.append(None if isinstance(found, dict) else f"a JSON {type(found).__name__}, not an object")
-        except UnicodeDecodeError as error:
-            reasons.append(f"byte {error.start + 1} of the line, {line[error.start]:#04x}, is not UTF-8")
-        except ValueError as error:
-            reasons.append(f"no JSON: {error}")
-    return texts, reasons
+def _with_text(rejected: pl.DataFrame, block: Block) -> pl.DataFrame:
+    """Rejected rows with the lines as they are in the file."""
+    if not rejected.height:
+        return rejected
+    lines = block.content.split(b"\n")
+    numbers: list[int] = rejected["line"].to_list()
+    texts = [lines[number - block.first_line].decode(errors="backslashreplace") for number in numbers]
+    return rejected.with_columns(pl.Series("text", [text.removesuffix("\r") for text in texts], dtype=pl.String))
+
+
+def _one_by_one(content: bytes, origin: Origin) -> tuple[pl.DataFrame, pl.Series]:
+    """The fields of the lines that are JSON objects, and for every line why it is none, or null."""
+    lines = content.removesuffix(b"\n").split(b"\n")
+    reasons = [_problem(line) for line in lines]
+    found = _readable([line for line, reason in zip(lines, reasons, strict=True) if reason is None], origin)
+    frames = [pl.DataFrame(schema=dict.fromkeys(origin.columns, pl.String))]
+    at = (place for place, reason in enumerate(reasons) if reason is None)
+    for frame in found:
+        if frame is None:
+            reasons[next(at)] = "cannot be read as a JSON object"
+        else:
+            frames.append(frame)
+            for _ in range(frame.height):
+                next(at)
+    return pl.concat(frames), pl.Series(reasons, dtype=pl.String)
+
+
+def _readable(lines: list[bytes], origin: Origin) -> list[pl.DataFrame | None]:
+    """The fields of lines, in as few pieces as may be; None stands for one line that Polars does not take."""
+    if not lines:
+        return []
+    values = _values(b"\n".join(lines), origin)
+    if values is not None and values.height == len(lines):
+        return [values]
+    if len(lines) == 1:
+        return [None]
+    middle = len(lines) // 2
+    return [*_readable(lines[:middle], origin), *_readable(lines[middle:], origin)]
+
+
+def _problem(line: bytes) -> str | None:
+    """Why a line is no JSON object, or None."""
+    try:
+        found = json.loads(line.decode(), parse_constant=_refuse)
+    except UnicodeDecodeError as error:
+        return f"byte {error.start + 1} of the line, {line[error.start]:#04x}, is not UTF-8"
+    except (ValueError, RecursionError) as error:
+        return f"no JSON: {error}"
+    return None if isinstance(found, dict) else f"a JSON {type(found).__name__}, not an object"
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")

@@ -5,6 +5,7 @@ something odd in it is gone through line by line.
 """
 
 import csv
+import sys
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,6 +13,9 @@ import polars as pl
 from features.blocks import Block, count_byte
 from features.schema import Schema
 from features.times import parse_times
+
+# A value may be as long as a line; the module's own limit is 128 kB.
+csv.field_size_limit(sys.maxsize)
 
 # Columns of ours beside those of the log, which may have any name but these.
 ROW, TIME, WEIGHT, LINE, TEXT = "#row", "#time", "#weight", "#line", "#text"
@@ -118,8 +122,8 @@ def _types(schema: Schema) -> dict[str, pl.DataType]:
 def _typed(rows: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, dict[str, pl.Series]]:
     """Rows of texts, or of what was read as numbers already, with types; and by field, where a value is unfit."""
     there = set(rows.columns)
-    numbers = [name for name in _types(schema) if name in there]
-    typed = rows.with_columns(_number(name, rows.schema[name]) for name in numbers)
+    numbers = {name: dtype for name, dtype in _types(schema).items() if name in there}
+    typed = rows.with_columns(_number(name, rows.schema[name], wanted) for name, wanted in numbers.items())
     problems: dict[str, pl.Series] = {}
     if schema.label in there:
         problems[schema.label] = ~typed[schema.label].is_in([0.0, 1.0]).fill_null(False)
@@ -141,10 +145,19 @@ def _typed(rows: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, dict[str, 
     return typed.select(*ours, *schema.number_fields, *schema.text_fields), problems
 
 
-def _number(name: str, dtype: pl.DataType) -> pl.Expr:
-    # The reader of whole blocks passes over spaces before a number, so they are passed over here too.
-    text = pl.col(name).str.strip_chars_start(" \t") if dtype == pl.String else pl.col(name)
-    return text.cast(pl.Float64, strict=False)
+def _number(name: str, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
+    value = (_bare(pl.col(name)) if dtype == pl.String else pl.col(name)).cast(pl.Float64, strict=False)
+    # What is read as a whole number has no -0, so there is none here either.
+    return (
+        pl.when(value == 0).then(0.0).otherwise(value).alias(name)
+        if wanted.is_integer() and dtype != pl.Int64
+        else value
+    )
+
+
+def _bare(text: pl.Expr) -> pl.Expr:
+    # The reader of whole blocks passes over spaces before a number and a carriage return after it, so this does too.
+    return text.str.strip_suffix("\r").str.strip_chars_start(" \t")
 
 
 def _unfit(values: pl.Series, given: pl.Series, kind: str) -> pl.Series:
@@ -153,7 +166,8 @@ def _unfit(values: pl.Series, given: pl.Series, kind: str) -> pl.Series:
     if kind == "integer":
         unfit = unfit | (values != values.floor())
     if given.dtype == pl.String:
-        unfit = unfit.fill_null(False) | ((given.fill_null("") != "") & values.is_null())
+        empty = given.to_frame().select(_bare(pl.first()).fill_null("") == "").to_series()
+        unfit = unfit.fill_null(False) | (~empty & values.is_null())
     return unfit.fill_null(False)
 
 
@@ -205,18 +219,22 @@ def _split(lines: pl.DataFrame, origin: Origin, schema: Schema) -> tuple[pl.Data
     if not good.height:
         return good.with_columns(pl.lit("").alias(name) for name in columns), bad
     texts = dict.fromkeys(columns, pl.String())
-    content = "\n".join(good[TEXT]).encode()
+    # With the ends that the reader takes off, so that it takes no more.
+    content = "".join(f"{line}\r\n" for line in good[TEXT]).encode()
     values = pl.read_csv(content, separator=schema.separator, has_header=False, quote_char=None, schema=texts)
     return pl.concat([good, values.with_columns(pl.all().fill_null(""))], how="horizontal"), bad
 
 
 def _split_quoted(lines: list[str], wanted: int, separator: str) -> tuple[list[list[str]], list[str | None]]:
-    """Values of the lines that have the right number of them, and for every line why not, or None."""
+    """Values of the lines that have the right number of them, and for every line why not, or None.
+
+    A line without quotes is not shown to the csv module, which refuses some that are read where no line has quotes.
+    """
     rows: list[list[str]] = []
     reasons: list[str | None] = []
     for line in lines:
         try:
-            values = next(csv.reader([line], delimiter=separator, strict=True), [""])
+            values = split_values(line, separator, strict=True)
         except csv.Error as error:
             reasons.append(f"quotes do not pair: {error}")
             continue
@@ -224,6 +242,13 @@ def _split_quoted(lines: list[str], wanted: int, separator: str) -> tuple[list[l
         reasons.append(None if right else f"{len(values)} fields instead of {wanted}")
         rows += [values] if right else []
     return rows, reasons
+
+
+def split_values(line: str, separator: str, *, strict: bool) -> list[str]:
+    """The values of a line, which may stand in quotes; raises csv.Error, if strict, where these do not pair."""
+    if '"' not in line:
+        return line.split(separator)
+    return next(csv.reader([line], delimiter=separator, strict=strict))
 
 
 def split_off(rows: pl.DataFrame, reasons: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.aside import Columns, to_columns
 from features.errors import BadInput
-from features.fit import Counts, dense_sums, transformed
+from features.fit import Counts, Moments, moments, transformed
 from features.hashing import numbers, to_buckets
 from features.parse import ROW, TIME, WEIGHT, Batch
 from features.profile import Profile, starts_slice, value_names
@@ -71,8 +71,11 @@ def scan(
         buckets = to_buckets(frame, schema, values)
         dense = transformed(values, schema)
         length.add(rows, clicked, frame[TIME].to_numpy() if schema.time else None)
+        # Added up before, since only one thread counts at a time.
+        chosen = [parts == part for part in range(len(counts))]
+        sums = [moments({n: column[some] for n, column in dense.items()}, schema) for some in chosen]
         with counting:
-            _count(buckets, dense, clicked, parts, counts)
+            _count(buckets, sums, clicked, chosen, counts)
         if lay_aside:
             weight = frame[WEIGHT].to_numpy() if schema.weight else None
             lay_aside(rows, parts, partial(to_columns, rows, label, weight, buckets, dense))
@@ -88,20 +91,19 @@ def scan(
 
 def _count(
     buckets: dict[str, NDArray[np.integer]],
-    dense: dict[str, NDArray[np.float64]],
+    sums: list[dict[str, Moments]],
     clicked: NDArray[np.bool_],
-    parts: NDArray[np.int64],
+    parts: list[NDArray[np.bool_]],
     counts: list[Counts],
 ) -> None:
-    for part, counted in enumerate(counts):
-        chosen = parts == part
+    for counted, chosen, summed in zip(counts, parts, sums, strict=True):
         if chosen.all():
-            counted.add_buckets(buckets, clicked=clicked, sums={n: dense_sums(column) for n, column in dense.items()})
+            counted.add_buckets(buckets, clicked=clicked, sums=summed)
         elif chosen.any():
             counted.add_buckets(
                 {name: column[chosen] for name, column in buckets.items()},
                 clicked=clicked[chosen],
-                sums={name: dense_sums(column[chosen]) for name, column in dense.items()},
+                sums=summed,
             )
 
 

@@ -1,6 +1,5 @@
 """Names of raw click logs to files, and files to batches of parsed rows."""
 
-import csv
 import glob
 import json
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from features.blocks import Block, head_and_count, read_blocks, unreadable
 from features.errors import BadInput
 from features.ndjson import parse_objects
 from features.ordered import in_parallel
-from features.parse import LINE, Batch, Origin, parse_lines, parse_texts
+from features.parse import LINE, Batch, Origin, parse_lines, parse_texts, split_values
 from features.schema import Schema
 from features.times import UNIX, UNIX_MS
 
@@ -123,16 +122,19 @@ def _open_text(path: str, schema: Schema) -> Source:
     unlabelled = [name for name in columns if name != schema.label]
     if not schema.header:
         # Lines with another number of fields are bad rows; a log without labels has one field less in most lines.
-        fields = [len(line.split(schema.separator)) for line in head[:100]]
+        fields = [len(_values(line, schema)) for line in head[:100]]
         labelled = fields.count(len(unlabelled)) <= fields.count(len(columns))
         return Source(path, "text", rows, labelled, tuple(columns if labelled else unlabelled))
-    quoted = next(csv.reader(head[:1], delimiter=schema.separator), [""])
-    names = quoted if schema.quote else head[0].split(schema.separator)
+    names = _values(head[0], schema)
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise BadInput(f"input {path} has two columns '{twice[0]}' in its header; give each a name of its own")
     _check_columns(path, names, schema)
     return Source(path, "text", rows - 1, schema.label in names, tuple(names))
+
+
+def _values(line: str, schema: Schema) -> list[str]:
+    return split_values(line, schema.separator, strict=False) if schema.quote else line.split(schema.separator)
 
 
 def _open_ndjson(path: str, schema: Schema) -> Source:
@@ -152,11 +154,14 @@ def _open_ndjson(path: str, schema: Schema) -> Source:
 def _open_parquet(path: str, schema: Schema) -> Source:
     try:
         scanned = pl.scan_parquet(path, glob=False)
-        names = scanned.collect_schema().names()
+        types = scanned.collect_schema()
         rows = scanned.select(pl.len()).collect().item()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise unreadable(path, error) from None
-    return _typed_source(path, "parquet", rows, names, schema)
+    for name in (schema.label, *schema.inputs):
+        if name in types and types[name].is_nested():
+            raise unreadable(path, ValueError(f"its column '{name}' holds {types[name]}, not single values"))
+    return _typed_source(path, "parquet", rows, types.names(), schema)
 
 
 def _typed_source(path: str, kind: str, rows: int, names: list[str], schema: Schema) -> Source:
@@ -191,8 +196,9 @@ def _parquet_batches(source: Source, schema: Schema) -> Iterator[pl.DataFrame]:
     texts = [field.name for field in schema.categorical]
     rows = pl.scan_parquet(source.path, glob=False).select(source.columns).with_row_index(LINE, offset=1)
     if schema.time:
-        time = pl.col(schema.time.name)
-        if rows.collect_schema()[schema.time.name].is_temporal():
+        time, dtype = pl.col(schema.time.name), rows.collect_schema()[schema.time.name]
+        if dtype.is_temporal():
+            time = time.cast(pl.Datetime("us")) if dtype == pl.Date else time
             as_unix = {UNIX: time.dt.epoch("s"), UNIX_MS: time.dt.epoch("ms")}
             time = as_unix.get(schema.time.format, time.dt.strftime(schema.time.format))
         rows = rows.with_columns(time.alias(schema.time.name))

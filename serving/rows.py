@@ -22,8 +22,9 @@ def check_row(row: object, schema: Schema, place: str) -> dict[str, Any]:
         if name in numbers:
             checked[name] = _number(value, name, place)
         elif name in texts:
+            bare = _scalar(value)
             # A time such as 14102100 is a whole number to JSON.
-            checked[name] = _text(str(value) if name == time and type(value) is int else value, name, place)
+            checked[name] = _text(str(bare) if name == time and type(bare) is int else bare, name, place)
         else:
             raise BadInput(f"{place} has unknown field '{name}': {did_you_mean(str(name), [*numbers, *texts])}")
     return checked
@@ -49,7 +50,6 @@ def _number(value: object, name: str, place: str) -> float:
 
 
 def _text(value: object, name: str, place: str) -> str:
-    value = _scalar(value)
     if value is None:
         return ""
     if not isinstance(value, str):

@@ -148,7 +148,7 @@ def test_rows_have_the_types_that_models_take(train: Part) -> None:
     """Ids and dense values in the order of the spec's fields."""
     (batch,) = batches(train, 1)
     assert [values.dtype for values in batch] == [np.uint64, np.float32, np.int32, np.float32, np.float32]
-    assert [values.shape for values in batch] == [(64,), (64, 1), (64, 4), (64, 2)]
+    assert [values.shape for values in batch] == [(64,), (64, 1), (64, 4), (64, 2), (64, 1)]
 
 
 def test_labels_are_those_of_the_log(train: Part) -> None:

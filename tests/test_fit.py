@@ -1,6 +1,7 @@
 """Fitting: which buckets are kept, under which ids, and how numbers are scaled; worked out by hand and with numpy."""
 
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from helpers import prepare_small, small_rows, whole, write_tsv
 import ctr  # noqa: F401 - sets TensorFlow to Keras 2
 from features.encode import encode_dense, encode_ids
 from features.errors import BadInput
-from features.fit import Counts, fit, signed_log
+from features.fit import Counts, exact_sum, fit, signed_log
 from features.schema import Categorical, Cross, Numeric, Schema
 from features.split import Split
 
@@ -167,21 +168,40 @@ def test_merged_parts_equal_the_whole_counted_in_the_same_batches() -> None:
     assert merged.rows == together.rows == 471
     for name, expected in together.buckets.items():
         np.testing.assert_array_equal(merged.buckets[name], expected)
-    for name, expected in together.sums.items():
-        np.testing.assert_array_equal(merged.sums[name], expected)
+    assert merged.sums == together.sums
     assert merged.spec().digest == together.spec().digest
 
 
 def test_merged_parts_equal_the_whole_counted_at_once() -> None:
-    """Counts exactly, sums of logs but for their rounding."""
+    """To the last bit, however rows are divided into batches."""
     rows = random_frame(500, seed=8)
     whole, merged = counted(rows), counted(rows[:123])
     merged.merge(counted(rows[123:]))
     assert merged.rows == whole.rows
     for name, expected in whole.buckets.items():
         np.testing.assert_array_equal(merged.buckets[name], expected)
-    for name, expected in whole.spec().scales.items():
-        np.testing.assert_allclose(merged.spec().scales[name], expected, rtol=1e-12)
+    assert merged.sums == whole.sums
+    assert merged.spec().digest == whole.spec().digest
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_are_exact(seed: int) -> None:
+    """As Python's fractions add up, over all sizes that numbers have and with what cancels out."""
+    random = np.random.default_rng(seed)
+    values = np.ldexp(random.normal(size=300), random.integers(-1070, 1000, 300))
+    values = np.concatenate([values, -values[:100], [0.0, -0.0, 5e-324, 1.7e308, -1.7e308, 1e-300]])
+    random.shuffle(values)
+    expected = sum(Fraction(value) for value in values.tolist())
+    assert Fraction(exact_sum(values), 2**1200) == expected
+    assert sum(exact_sum(part) for part in np.array_split(values, 7)) == exact_sum(values)
+
+
+def test_scale_of_min_max_is_the_least_training_value_and_the_spread() -> None:
+    """Of 5, -3, 7 and a missing value: -3 and 10; of one value, or of none, nothing to divide by."""
+    schema = Schema(numeric=(Numeric(name="n", dense="min_max", min_count=1),))
+    for given, expected in (([5.0, -3.0, None, 7.0], (-3.0, 10.0)), ([4.0, 4.0], (4.0, 1.0)), ([None], (0.0, 1.0))):
+        rows = pl.DataFrame({"label": [0.0] * len(given), "n": given}, schema={"label": pl.Float64, "n": pl.Float64})
+        assert fit(iter([rows]), schema).spec().scales["n"] == expected
 
 
 def test_merging_nothing_changes_nothing() -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 
 from ctr.metrics import (
+    Evaluation,
     auc,
     chance_calibration_error,
     churn,
@@ -16,6 +17,7 @@ from ctr.metrics import (
     paired_interval,
     relative_churn,
     row_log_loss,
+    weighed_log_loss,
 )
 
 Array = NDArray[np.float64]
@@ -218,3 +220,86 @@ def test_interval_covers_the_true_mean_in_about_95_of_100_cases(rows: int) -> No
         _, low, high = paired_interval(random.exponential(1.0, rows) - 0.7, seed=case, resamples=400)
         covered += low <= 0.3 <= high
     assert 180 <= covered <= 199
+
+
+# Weights
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("distinct", [None, 5, 50])
+def test_weighted_log_loss_and_auc_are_those_of_scikit_learn(seed: int, distinct: int | None) -> None:
+    """With many ties, few and none, and with weights of 0 among them."""
+    labels, predictions = clicks_and_predictions(3000, seed, distinct)
+    random = np.random.default_rng(seed)
+    weights = np.where(random.random(3000) < 0.1, 0.0, random.gamma(0.5, 3.0, 3000))
+    found = evaluate(labels, predictions, weights)
+    assert found.log_loss == pytest.approx(float(log_loss(labels, predictions, sample_weight=weights)), rel=1e-10)
+    assert found.auc == pytest.approx(float(roc_auc_score(labels, predictions, sample_weight=weights)), rel=1e-10)
+    assert found.click_rate == pytest.approx(np.average(labels, weights=weights), rel=1e-12)
+    assert found.mean_prediction == pytest.approx(np.average(predictions, weights=weights), rel=1e-12)
+
+
+def same_figures(found: Evaluation, expected: Evaluation) -> None:
+    """All figures but the number of rows."""
+    for name, value in expected.as_dict().items():
+        if name != "rows":
+            assert getattr(found, name) == pytest.approx(value, rel=1e-9), name
+
+
+@pytest.mark.parametrize("distinct", [None, 7])
+def test_row_of_weight_two_is_the_row_twice(distinct: int | None) -> None:
+    """Few rows with predictions of their own, and many with ties."""
+    labels, predictions = clicks_and_predictions(30 if distinct is None else 800, 4, distinct)
+    times = np.random.default_rng(4).integers(1, 4, len(labels))
+    weighed = evaluate(labels, predictions, times.astype(np.float64))
+    repeated = evaluate(np.repeat(labels, times), np.repeat(predictions, times))
+    for name in ("log_loss", "normalized_entropy", "auc", "mean_prediction", "click_rate"):
+        assert getattr(weighed, name) == pytest.approx(getattr(repeated, name), rel=1e-9), name
+
+
+def test_calibration_error_of_weight_two_is_that_of_the_row_twice() -> None:
+    """Bins hold equal mass, so the rows of a bin are the same ones."""
+    labels, predictions = clicks_and_predictions(4000, 5)
+    times = np.random.default_rng(5).integers(1, 4, len(labels))
+    times[: -times.sum() % 20] += 1
+    weighed = evaluate(labels, predictions, times.astype(np.float64)).ece
+    repeated = np.repeat(np.arange(4000), times)
+    assert len(repeated) % 20 == 0
+    assert weighed == pytest.approx(evaluate(labels[repeated], predictions[repeated]).ece, rel=1e-9)
+
+
+def test_rows_of_weight_zero_change_no_figure() -> None:
+    """As if they were not there, wherever their predictions lie."""
+    labels, predictions = clicks_and_predictions(1000, 6)
+    weights = np.random.default_rng(6).gamma(1, 1, 1000)
+    random = np.random.default_rng(7)
+    more = random.random(600) ** 4
+    found = evaluate(
+        np.append(labels, random.integers(0, 2, 600).astype(np.float64)),
+        np.append(predictions, more),
+        np.append(weights, np.zeros(600)),
+    )
+    same_figures(found, evaluate(labels, predictions, weights))
+
+
+def test_scale_of_the_weights_does_not_matter() -> None:
+    """And equal ones are none."""
+    labels, predictions = clicks_and_predictions(500, 8)
+    weights = np.random.default_rng(8).gamma(1, 1, 500)
+    same_figures(evaluate(labels, predictions, 1e6 * weights), evaluate(labels, predictions, weights))
+    same_figures(evaluate(labels, predictions, np.full(500, 0.3)), evaluate(labels, predictions))
+
+
+def test_weighed_row_losses_have_the_weighted_loss_as_their_mean() -> None:
+    """By hand: losses ln 2 and ln 4 with weights 1 and 3."""
+    found = weighed_log_loss(array(1, 0), array(0.5, 0.75), array(1, 3))
+    np.testing.assert_allclose(found, [math.log(2) / 2, math.log(4) * 1.5], rtol=1e-12)
+    assert found.mean() == pytest.approx((math.log(2) + 3 * math.log(4)) / 4, rel=1e-12)
+
+
+def test_weighted_auc_by_hand() -> None:
+    """A click of weight 2 above one of two others, of weights 1 and 3; another click of weight 1 ties with both."""
+    labels, predictions = array(1, 0, 0, 1, 0), array(0.5, 0.3, 0.7, 0.2, 0.2)
+    # Pairs of weight: with others of weights 1 (0.3), 3 (0.7), 2 (0.2).
+    expected = (2 * (1 + 2) + 1 * (2 / 2)) / (3 * 6)
+    assert auc(labels, predictions, array(2, 1, 3, 1, 2)) == pytest.approx(expected, rel=1e-12)

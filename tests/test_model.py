@@ -175,9 +175,9 @@ def test_distilled_step_of_weight_0_is_bit_for_bit_the_plain_step() -> None:
     plain, distilled = make_learner(16), make_learner(16, peers=1)
     distilled.adopt(0, {name: weight + 0.1 for name, weight in distilled.weights().items()})
     for seed in range(5):
-        _, label, ids, dense = tensors(make_rows(16, seed))
-        plain.step((None, label, ids, dense), 0.0)
-        distilled._distilled(ids, dense, label, tf.constant(0.0))
+        _, label, ids, dense, weight = tensors(make_rows(16, seed))
+        plain.step((None, label, ids, dense, weight), 0.0)
+        distilled._distilled(ids, dense, label, weight, tf.constant(0.0))
     for name, weight in plain.weights().items():
         np.testing.assert_array_equal(weight, distilled.weights()[name])
 
@@ -189,3 +189,79 @@ def test_before_a_peer_is_heard_of_a_step_is_plain() -> None:
         learner.step(tensors(make_rows(16)), 3.0)
     for name, weight in alone.weights().items():
         np.testing.assert_array_equal(weight, waiting.weights()[name])
+
+
+# Weights of rows
+
+
+def weighed(rows: Rows, weights: Any) -> Rows:
+    """The same rows with these weights."""
+    return rows._replace(weight=np.asarray(weights, np.float32)[:, None])
+
+
+def loss_and_gradients(rows: Rows, batch_size: int, teacher: bool = False) -> tuple[float, dict[str, Any]]:
+    """Loss of a batch, as a step has it, and its gradient for every weight by name, of one and the same model."""
+    tf_keras.utils.set_random_seed(7)
+    model = make_model()
+    random = np.random.default_rng(7)
+    for variable in model.named_weights().values():
+        variable.assign(random.normal(size=variable.shape).astype(np.float32))
+    inputs = {"ids": tf.constant(rows.ids), "dense": tf.constant(rows.dense), "label": tf.constant(rows.label)}
+    if teacher:
+        inputs |= {"teacher": tf.sigmoid(tf.constant(rows.dense[:, :1] * 0 + 0.3)), "weight": tf.constant(1.5)}
+        inputs["teacher"] = tf.where(tf.math.is_nan(inputs["teacher"]), 0.4, inputs["teacher"])
+    with tf.GradientTape() as tape:
+        losses = model.compute_loss({**inputs, "row_weight": tf.constant(rows.weight)}, training=True)
+        loss = tf.reduce_sum(losses) / batch_size
+    named = model.named_weights()
+    found = tape.gradient(loss, list(named.values()))
+    return float(loss), {
+        name: tf.convert_to_tensor(gradient).numpy() for name, gradient in zip(named, found, strict=True)
+    }
+
+
+def assert_same_step(one: tuple[float, dict[str, Any]], other: tuple[float, dict[str, Any]]) -> None:
+    assert one[0] == pytest.approx(other[0], rel=1e-5)
+    for name, gradient in one[1].items():
+        np.testing.assert_allclose(gradient, other[1][name], rtol=1e-4, atol=1e-6)
+        assert np.abs(gradient).max() > 0
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_row_of_weight_two_trains_as_the_row_twice(teacher: bool) -> None:
+    rows, times = make_rows(12), np.random.default_rng(1).integers(1, 4, 12)
+    repeated = rows.take(np.repeat(np.arange(12), times))
+    assert_same_step(loss_and_gradients(weighed(rows, times), 100, teacher), loss_and_gradients(repeated, 100, teacher))
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_rows_of_weight_zero_do_not_train(teacher: bool) -> None:
+    rows = make_rows(20)
+    weights = np.where(np.arange(20) % 3 == 0, 0.0, 1.5)
+    left = weighed(rows, weights).take(np.flatnonzero(weights))
+    assert_same_step(loss_and_gradients(weighed(rows, weights), 100, teacher), loss_and_gradients(left, 100, teacher))
+
+
+def test_rows_of_weight_zero_move_nothing_in_a_step() -> None:
+    with_them, without = make_learner(16), make_learner(16)
+    rows = make_rows(16)
+    changed = rows._replace(label=rows.label.copy(), dense=rows.dense.copy())
+    changed.label[::2] = 1 - changed.label[::2]
+    changed.dense[::2] = 9.0
+    weights = np.where(np.arange(16) % 2 == 0, 0.0, 1.0)
+    losses = [
+        float(learner.step(tensors(weighed(given, weights)), 0.0))
+        for learner, given in ((with_them, rows), (without, changed))
+    ]
+    assert losses[0] == losses[1]
+    for name, weight in with_them.weights().items():
+        np.testing.assert_array_equal(weight, without.weights()[name])
+
+
+def test_loss_of_a_step_is_the_weighted_mean_log_loss() -> None:
+    learner, rows = make_learner(16), make_rows(16)
+    weights = np.random.default_rng(2).gamma(1, 1, 16)
+    p = learner.predict([rows])
+    losses = -np.where(rows.label[:, 0] == 1, np.log(p), np.log(1 - p))
+    found = float(learner.step(tensors(weighed(rows, weights)), 0.0))
+    assert found == pytest.approx(float((weights * losses).mean()), rel=1e-5)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from ctr.config import Config, dump_config, flatten, load_config
 from features.errors import BadInput, did_you_mean
-from features.schema import Categorical, Cross, Numeric, Schema, criteo, load_schema
+from features.schema import Categorical, Cross, Numeric, Schema, Time, criteo, load_schema
 from features.strict import parse, read_yaml
 
 
@@ -346,3 +346,131 @@ def test_groups_are_flattened_to_dotted_names() -> None:
     """Lists stay as they are."""
     nested = {"train": {"epochs": 3, "deep": {"er": None}}, "seed": [1, 2]}
     assert flatten(nested) == {"train.epochs": 3, "train.deep.er": None, "seed": [1, 2]}
+
+
+# Times, weights, order, quotes
+
+
+def test_new_settings_of_a_schema_are_read(tmp_path: Path) -> None:
+    """Weight, time with what comes from it, order and quotes, quantiles and ranges."""
+    text = """
+        label: click
+        weight: importance
+        time: {name: at, format: "%Y-%m-%d %H:%M:%S", derive: [day_of_week, hour_of_day]}
+        numeric: [{name: price, kind: float, dense: min_max, token: quantile, quantiles: 100}]
+        categorical: [site]
+        order: [site, id, price, at, importance, click]
+        quoted: true
+    """
+    found = schema_from(yaml_file(tmp_path, text))
+    assert found == Schema(
+        label="click",
+        weight="importance",
+        time=Time(name="at", format="%Y-%m-%d %H:%M:%S", derive=("day_of_week", "hour_of_day")),
+        numeric=(Numeric(name="price", kind="float", dense="min_max", token="quantile", quantiles=100),),
+        categorical=(Categorical(name="site"),),
+        order=("site", "id", "price", "at", "importance", "click"),
+        quoted=True,
+    )
+    assert found.columns == ["site", "id", "price", "at", "importance", "click"]
+    assert found.inputs == ["importance", "at", "price", "site"]
+    assert found.text_fields == ["at", "site"]
+    assert found.derived == ("day_of_week", "hour_of_day")
+
+
+def test_columns_without_an_order_are_label_weight_time_numbers_categories() -> None:
+    """As the schema's description says."""
+    schema = Schema(weight="w", time=Time(name="t"), numeric=(Numeric(name="n"),), categorical=(Categorical(name="c"),))
+    assert schema.columns == ["label", "w", "t", "n", "c"]
+    assert schema.text_fields == ["c"]
+
+
+def test_name_alone_is_short_for_a_time_in_seconds(tmp_path: Path) -> None:
+    """`time: at` is `time: {name: at, format: unix}`, from which no field comes."""
+    assert schema_from(yaml_file(tmp_path, "time: at\ncategorical: [c]\n")).time == Time(name="at", format="unix")
+
+
+@pytest.mark.parametrize(
+    ("separator", "quoted", "quote"),
+    [("\t", None, None), (",", None, '"'), (";", None, '"'), ("|", None, None), (",", False, None), ("\t", True, '"')],
+)
+def test_values_of_comma_and_semicolon_separated_logs_may_stand_in_quotes(
+    separator: str, quoted: bool | None, quote: str | None
+) -> None:
+    """Unless the schema says otherwise."""
+    assert Schema(categorical=(Categorical(name="c"),), separator=separator, quoted=quoted).quote == quote
+
+
+def test_field_of_the_time_alone_is_enough_to_learn_from() -> None:
+    """It gets an id like any category."""
+    assert Schema(time=Time(name="t", derive=("hour_of_day",))).derived == ("hour_of_day",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("weight: label\ncategorical: [c]", "'label' is named twice"),
+        ("weight: c\ncategorical: [c]", "'c' is named twice"),
+        ("time: c\ncategorical: [c]", "'c' is named twice"),
+        ("time: {name: t, derive: [hour_of_day]}\ncategorical: [hour_of_day]", "'hour_of_day' is named twice"),
+        ("time: {name: t, derive: [hour_of_day, hour_of_day]}", "'hour_of_day' is named twice"),
+        ("time: {name: t, derive: [minute]}\ncategorical: [c]", "'time.derive.0' got 'minute'"),
+        ("time: {name: t, format: '%Y-%j'}\ncategorical: [c]", "has %j; known: unix, unix_ms"),
+        ("time: {name: t, formt: unix}\ncategorical: [c]", "unknown key 'time.formt': did you mean 'format'?"),
+        ("time: {format: unix}\ncategorical: [c]", "time.name"),
+        ("time: t", "needs at least one categorical field or numeric field with a token"),
+        ("numeric: [{name: n, token: none}]", "needs at least one categorical field or numeric field with a token"),
+        ("categorical: [c]\norder: [c, label, c]", "'c' is named twice"),
+        ("categorical: [c]\norder: [c]", "order lacks the field 'label'"),
+        ("categorical: [c, d]\norder: [label, c]", "order lacks the field 'd'"),
+        ("weight: w\ncategorical: [c]\norder: [label, c]", "order lacks the field 'w'"),
+        ("categorical: [c]\nseparator: '§'", "give one ASCII character"),
+        ("categorical: [c]\nseparator: ', '", "'separator' got ', '"),
+        ("numeric: [{name: n, quantiles: 1}]", "'numeric.0.quantiles' got 1"),
+        ("numeric: [{name: n, quantiles: 5000}]", "'numeric.0.quantiles' got 5000"),
+        ("numeric: [{name: n, dense: maximum}]", "'numeric.0.dense' got 'maximum'"),
+        ("numeric: [{name: n, token: log}]", "'numeric.0.token' got 'log'"),
+        ("numeric: [{name: n, kind: decimal}]", "'numeric.0.kind' got 'decimal'"),
+        ("categorical: [c]\nquoted: maybe", "'quoted' got 'maybe'"),
+        ("time: {name: t, derive: [hour_of_day]}\ncategorical: [c]\ncrosses: [{fields: [c, hour_of_day]}]", "names"),
+    ],
+)
+def test_new_settings_that_make_no_sense_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    """In one line that names key and value."""
+    with pytest.raises(BadInput) as caught:
+        schema_from(yaml_file(tmp_path, text))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_both_criteo_layouts_are_the_same_columns() -> None:
+    """The terabyte logs have the challenge's, without a header."""
+    first, second = (load_schema(name, buckets=None, min_count=None, crosses=()) for name in ("criteo", "criteo-1tb"))
+    assert first == second == criteo()
+    assert (second.separator, second.header, second.time, second.weight) == ("\t", False, None, None)
+
+
+def test_avazus_layout_is_that_of_the_challenge() -> None:
+    """The header of its train.csv, but for `id`, which is no field."""
+    header = (
+        "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,"
+        "device_ip,device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"
+    )
+    schema = load_schema("avazu", buckets=None, min_count=None, crosses=(("site_id", "app_id"),))
+    assert [schema.label, *schema.inputs] == header.split(",")[1:]
+    assert (schema.separator, schema.header, schema.label) == (",", True, "click")
+    assert schema.time == Time(name="hour", format="%y%m%d%H", derive=("hour_of_day", "day_of_week"))
+    assert [cross.name for cross in schema.crosses] == ["site_id_x_app_id"]
+
+
+def test_settings_keep_the_time_weight_and_order_of_a_schema(tmp_path: Path) -> None:
+    """Bucket and row counts change fields only."""
+    text = (
+        "weight: w\ntime: {name: t, format: unix_ms}\ncategorical: [c, d]\norder: [w, t, c, d, label]\nquoted: true\n"
+    )
+    path = yaml_file(tmp_path, text)
+    changed = load_schema(str(path), buckets=77, min_count=3, crosses=(("c", "d"),))
+    plain = schema_from(path)
+    for name in ("weight", "time", "order", "quoted", "label", "separator", "header"):
+        assert getattr(changed, name) == getattr(plain, name)
+    assert {field.buckets for field in (*changed.categorical, *changed.crosses)} == {77}
