@@ -28,5 +28,6 @@ def scaled(values: NDArray[np.float64], spec: FeatureSpec, name: str) -> NDArray
     """`features.fit.transformed` values of one field, scaled: min_max to 0 to 1, whatever comes after training."""
     shift, spread = spec.scales[name]
     kind = next(field.dense for field in spec.schema.numeric if field.name == name)
-    moved = (values - shift) / spread
+    with np.errstate(over="ignore"):  # what is infinitely far off is at the end of the range
+        moved = (values - shift) / spread
     return (np.clip(moved, 0, 1) if kind == "min_max" else moved).astype(np.float32)

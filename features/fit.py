@@ -13,8 +13,8 @@ from features.hashing import bucket_counts, numbers, to_buckets
 from features.schema import Schema, dense_fields
 from features.spec import FIRST_KEPT, MISSING, RARE, FeatureSpec
 
-# Sums are whole numbers of 2^-_UNIT, which is finer than the last bit of any float64.
-_UNIT = 1200
+# Sums are whole numbers of this.
+_UNIT = 2.0**-46
 
 
 @dataclass
@@ -163,17 +163,18 @@ def dense_sums(values: NDArray[np.float64], kind: str) -> Moments:
 
 
 def exact_sum(values: NDArray[np.float64]) -> int:
-    """The sum of finite numbers as a whole number of 2^-_UNIT, without rounding."""
-    fractions, exponents = np.frexp(values)
-    low = int(exponents.min())
-    places = (exponents - low).astype(np.int64)
-    # A number is 53 bits, in two halves that float64 adds exactly up to 2^26 times.
-    high = np.floor(fractions * 2.0**27)
-    rest = (fractions * 2.0**27 - high) * 2.0**26
+    """The sum of logarithms or their squares, as a whole number of 2^-46, to which each is rounded first.
+
+    Rounded so, any batches add up to the same, and float64 can do it: multiples of 2^-12 add up exactly to below 2^41,
+    and what they leave of each number, at most 2^-13, adds up exactly as multiples of 2^-46 some 2^20 times.
+    """
     total = 0
-    for part, bits in ((high, 27), (rest, 53)):
-        for place, found in enumerate(np.bincount(places, weights=part).tolist()):
-            total += int(found) << (_UNIT + low + place - bits)
+    for first in range(0, len(values), 2**19):
+        some = values[first : first + 2**19]
+        # Adding 1.5 x 2^40 and taking it away again rounds to what float64 can hold beside it.
+        coarse = (some + 1.5 * 2.0**40) - 1.5 * 2.0**40
+        fine = ((some - coarse) + 1.5 * 2.0**6) - 1.5 * 2.0**6
+        total += (int(coarse.sum() * 2.0**12) << 34) + int(fine.sum() * 2.0**46)
     return total
 
 
@@ -207,9 +208,8 @@ def _scale(sums: Moments, kind: str) -> tuple[float, float]:
     if kind == "min_max":
         spread = sums.largest - sums.least
         return sums.least, spread if 0 < spread < math.inf else 1.0
-    # Whole numbers are divided with one rounding.
-    count = sums.present << _UNIT
-    mean, squares = sums.total / count, sums.squares / count
-    variance = squares - mean * mean
-    # A field with one value has nothing to scale by; what is left of its variance then is rounding, some 1e-16.
-    return mean, variance**0.5 if variance > 1e-12 * squares else 1.0
+    mean = sums.total / sums.present * _UNIT
+    variance = sums.squares / sums.present * _UNIT - mean * mean
+    # A field with one value has nothing to scale by; what is left of its variance then is rounding.
+    one_value = sums.least == sums.largest or variance <= 0
+    return mean, 1.0 if one_value else variance**0.5

@@ -73,7 +73,9 @@ def scan(
         length.add(rows, clicked, frame[TIME].to_numpy() if schema.time else None)
         # Added up before, since only one thread counts at a time.
         chosen = [parts == part for part in range(len(counts))]
-        sums = [moments({n: column[some] for n, column in dense.items()}, schema) for some in chosen]
+        # Only the training part's are ever looked at.
+        training = dense if chosen[0].all() else {name: column[chosen[0]] for name, column in dense.items()}
+        sums = [moments(training, schema), *({} for _ in chosen[1:])]
         with counting:
             _count(buckets, sums, clicked, chosen, counts)
         if lay_aside:

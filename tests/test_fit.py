@@ -186,14 +186,16 @@ def test_merged_parts_equal_the_whole_counted_at_once() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_sums_are_exact(seed: int) -> None:
-    """As Python's fractions add up, over all sizes that numbers have and with what cancels out."""
+    """As Python's whole numbers add up, each value rounded to 2^-46, however they are divided and up to the largest."""
     random = np.random.default_rng(seed)
-    values = np.ldexp(random.normal(size=300), random.integers(-1070, 1000, 300))
-    values = np.concatenate([values, -values[:100], [0.0, -0.0, 5e-324, 1.7e308, -1.7e308, 1e-300]])
+    values = np.concatenate([random.normal(size=3000) * 10, random.uniform(-710, 710, 300), [0.0, -0.0, 5e-324, 710.0]])
+    values = np.concatenate([values, np.square(values), np.full(10, 2.0**-47), np.full(7, 3 * 2.0**-47)])
     random.shuffle(values)
-    expected = sum(Fraction(value) for value in values.tolist())
-    assert Fraction(exact_sum(values), 2**1200) == expected
-    assert sum(exact_sum(part) for part in np.array_split(values, 7)) == exact_sum(values)
+    expected = sum(round(Fraction(value) * 2**46) for value in values.tolist())
+    assert exact_sum(values) == expected
+    assert sum(exact_sum(part) for part in np.array_split(values, 7)) == expected
+    most = np.full(2**20 + 3, 710.0**2 + 0.1)
+    assert exact_sum(most) == len(most) * round(Fraction(float(most[0])) * 2**46)
 
 
 def test_scale_of_min_max_is_the_least_training_value_and_the_spread() -> None:
