@@ -22,6 +22,9 @@ _FREQUENT_ROWS = 10
 # Numbers are compared in this many groups of neighbours.
 _RANGES = 20
 
+# Rows of each group in the one log and in the other.
+_Groups = tuple[NDArray[np.float64], NDArray[np.float64]]
+
 
 def drift(first: Profile, second: Profile) -> dict[str, Any]:
     """Per field the population stability index of all rows of one log against those of another, and whether it moved.
@@ -46,7 +49,7 @@ def moved(fields: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sorted(found, key=lambda name: -float(fields[name]["stability_index"]))
 
 
-def stability(first: NDArray[np.int64], second: NDArray[np.int64], *, ordered: bool) -> dict[str, Any]:
+def stability(first: NDArray[np.integer], second: NDArray[np.integer], *, ordered: bool) -> dict[str, Any]:
     """Population stability index of a field's counts by bucket (`[buckets + 1]`, the last one missing values).
 
     `by_chance` is what two samples of one distribution of these sizes would stay below all but always; a field moved if
@@ -83,7 +86,9 @@ def is_ordered(name: str, schema: Schema) -> bool:
     return name in {field.name for field in schema.numeric} or name in schema.derived
 
 
-def _frequent(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _frequent(
+    first: NDArray[np.integer], second: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Groups of a category: each frequent value by itself, missing ones, other known values, and new ones.
 
     How many of the second rows should have a value that none of the first rows has is told by the first rows' values
@@ -104,7 +109,7 @@ def _frequent(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[NDAr
     return np.array(one), np.array(two)
 
 
-def _ranges(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _ranges(first: NDArray[np.integer], second: NDArray[np.integer]) -> _Groups:
     """Groups of a number: ranges that both logs together fill about equally, and missing values."""
     a, b = first[:-1].astype(np.float64), second[:-1].astype(np.float64)
     share = a / max(a.sum(), 1) + b / max(b.sum(), 1)

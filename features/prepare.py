@@ -5,6 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,11 @@ def prepare(
             rejects.check()
         aside.flush()
         spec = profile.parts["train"].spec() if fitted is None else fitted
-        spec.save(folder)
-        written = _write_shards(aside, places, folder, spec, profile, progress)
+        with ThreadPoolExecutor(1) as beside:
+            saved = [beside.submit(spec.save, folder), beside.submit(save_tallies, profile, folder)]
+            written = _write_shards(aside, places, folder, spec, profile, progress)
+            for each in saved:
+                each.result()
         aside.clear()
         labelled = profile.labelled
         parts = {part: _summary(written[part], labelled) for part in PARTS}
@@ -111,7 +115,6 @@ def prepare(
         described = report(spec, profile, reference, rejected=rejects.count)
         (folder / REPORT_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         write_html(described, folder / REPORT_PAGE, title=", ".join(Path(source.path).name for source in sources))
-        save_tallies(profile, folder)
         digest = hashlib.sha256(spec.digest.encode())
         for part in parts.values():
             for name, shard in part["shards"].items():

@@ -48,7 +48,7 @@ class Profile:
 
     def total(self, name: str) -> NDArray[np.int64]:
         """Rows of each bucket of a field, over all parts."""
-        return np.sum([counts.buckets[name] for counts in self.parts.values()], axis=0)
+        return np.stack([counts.buckets[name] for counts in self.parts.values()]).sum(axis=0, dtype=np.int64)
 
     def name(self, found: dict[str, dict[int, str]]) -> None:
         """Remembers names of values; those known already stay."""

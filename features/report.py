@@ -66,7 +66,7 @@ def distinct_values(used: int, buckets: int) -> float:
     return max(float(used), -buckets * math.log(empty / buckets))
 
 
-def _field(name: str, spec: FeatureSpec, profile: Profile, fitted: NDArray[np.int64] | None) -> dict[str, Any]:
+def _field(name: str, spec: FeatureSpec, profile: Profile, fitted: NDArray[np.uint32] | None) -> dict[str, Any]:
     ids = spec.ids[name]
     total = profile.total(name)
     # Only of buckets that occur: of a small log that is a handful of some hundred thousand.
