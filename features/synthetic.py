@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.draws import stream, uniform
@@ -30,9 +31,11 @@ CHUNK_ROWS = 50_000
 # NumPy and Polars let go of Python's lock, so a second thread makes nearly twice as many rows; a third has no core.
 THREADS = 2
 
+_TRUTH = pa.schema([("row", pa.uint64()), ("probability", pa.float64()), ("click", pa.int8())])
+
 
 class _Chunk(NamedTuple):
-    """Rows as text, and their truth: `row`, `probability`, `click`."""
+    """Rows as text, and the truth of them."""
 
     text: bytes
     truth: pl.DataFrame
@@ -52,7 +55,7 @@ def synth(
 
     `truth` gets `row`, `probability` and `click` as Parquet. Returns rows, click_rate and oracle_log_loss, the log
     loss (nats) of the true probabilities on the clicks drawn: no model can be expected to do better. `interactions`
-    scales what only a model of more than a weight a value can learn; with 0 the logit is a sum over user, ad and page.
+    scales what takes two of user, ad and page to know, so that a model with a weight a value cannot learn it.
     """
     start = intercept(seed, interactions=interactions)
 
@@ -63,14 +66,13 @@ def synth(
     with ExitStack() as stack:
         file = stack.enter_context(stack.enter_context(file_appears_whole(out)).open("wb"))
         known = None
+        if truth is not None:
+            path = stack.enter_context(file_appears_whole(truth))
+            known = stack.enter_context(pq.ParquetWriter(path, _TRUTH, compression="zstd"))
         for chunk in _in_order(chunk_at, range(0, rows, CHUNK_ROWS)):
             file.write(chunk.text)
-            if truth is not None:
-                table = chunk.truth.to_arrow()
-                if known is None:
-                    path = stack.enter_context(file_appears_whole(truth))
-                    known = stack.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
-                known.write_table(table)
+            if known is not None:
+                known.write_table(chunk.truth.to_arrow())
             click, chance = chunk.truth["click"].to_numpy(), chunk.truth["probability"].to_numpy()
             clicks += int(click.sum())
             loss -= float(np.log(np.where(click == 1, chance, 1 - chance)).sum())
