@@ -74,48 +74,48 @@ _GAPS = {
 }
 
 _COUNTS = (
-    _Count("user", 0, 0.7, 1.15, "history"),
-    _Count("user", 1, 2.2, 2.3, least=-2),
-    _Count("ad", 0, 2.1, 1.5, "profile"),
-    _Count("user", 2, 1.6, 1.1, "age"),
-    _Count("user", 3, 7.8, 2.0, "visit"),
-    _Count("user", 0, 3.7, 1.65, "session"),
-    _Count("ad", 1, 1.4, 1.6, "visit"),
-    _Count("user", 1, 2.2, 1.05),
-    _Count("user", 2, 3.7, 1.55, "visit"),
-    _Count("user", 3, 0.45, 0.5, "history"),
-    _Count("page", 0, 1.1, 0.65, "visit"),
-    _Count("ad", 2, 0.1, 1.0, "offer"),
-    _Count("user", 2, 1.8, 1.2, "age"),
+    _Count("user", 0, 0.7, 1.15, "history"),  # I1
+    _Count("user", 1, 2.2, 2.3, least=-2),  # I2
+    _Count("ad", 0, 2.1, 1.5, "profile"),  # I3
+    _Count("user", 2, 1.6, 1.1, "age"),  # I4
+    _Count("user", 3, 7.8, 2.0, "visit"),  # I5
+    _Count("user", 0, 3.7, 1.65, "session"),  # I6
+    _Count("ad", 1, 1.4, 1.6, "visit"),  # I7
+    _Count("user", 1, 2.2, 1.05),  # I8
+    _Count("user", 2, 3.7, 1.55, "visit"),  # I9
+    _Count("user", 3, 0.45, 0.5, "history"),  # I10
+    _Count("page", 0, 1.1, 0.65, "visit"),  # I11
+    _Count("ad", 2, 0.1, 1.0, "offer"),  # I12
+    _Count("user", 2, 1.8, 1.2, "age"),  # I13
 )
 
 _CATEGORIES = (
-    _Reading("page", 0, 1_400, 0.50),
-    _Reading("ad", 0, 550, 0.13),
-    _Id("user", gap="tracking"),
-    _Id("ad", gap="tracking"),
-    _Reading("user", 0, 300, 0.67),
-    _Reading("user", 1, 20, 0.43, "device"),
-    _Id("page", values=12_000),
-    _Reading("ad", 1, 600, 0.59),
-    _Reading("user", 2, 3, 0.89),
-    _Reading("user", 3, 90_000, 0.27),
-    _Id("ad", kin=True, values=5_000),
-    _Id("user", values=2_000_000, gap="tracking"),
-    _Id("ad", kin=True, values=3_000),
-    _Reading("user", 0, 26, 0.35),
-    _Id("ad", kin=True),
-    _Id("user", kin=True, gap="tracking"),
-    _Reading("user", 3, 10, 0.43),
-    _Id("page", kin=True),
-    _Reading("page", 1, 2_000, 0.33, "slot"),
-    _Reading("page", 2, 4, 0.20, "slot"),
-    _Id("user", kin=True, values=200_000, gap="tracking"),
-    _Reading("ad", 3, 18, 0.10, "network"),
-    _Reading("ad", 2, 15, 0.44),
-    _Id("ad", values=280_000, gap="tracking"),
-    _Reading("page", 3, 100, 0.17, "slot"),
-    _Id("page", gap="slot"),
+    _Reading("page", 0, 1_400, 0.50),  # C1
+    _Reading("ad", 0, 550, 0.13),  # C2
+    _Id("user", gap="tracking"),  # C3
+    _Id("ad", gap="tracking"),  # C4
+    _Reading("user", 0, 300, 0.67),  # C5
+    _Reading("user", 1, 20, 0.43, "device"),  # C6
+    _Id("page", values=12_000),  # C7
+    _Reading("ad", 1, 600, 0.59),  # C8
+    _Reading("user", 2, 3, 0.89),  # C9
+    _Reading("user", 3, 90_000, 0.27),  # C10
+    _Id("ad", kin=True, values=5_000),  # C11
+    _Id("user", values=2_000_000, gap="tracking"),  # C12
+    _Id("ad", kin=True, values=3_000),  # C13
+    _Reading("user", 0, 26, 0.35),  # C14
+    _Id("ad", kin=True),  # C15
+    _Id("user", kin=True, gap="tracking"),  # C16
+    _Reading("user", 3, 10, 0.43),  # C17
+    _Id("page", kin=True),  # C18
+    _Reading("page", 1, 2_000, 0.33, "slot"),  # C19
+    _Reading("page", 2, 4, 0.20, "slot"),  # C20
+    _Id("user", kin=True, values=200_000, gap="tracking"),  # C21
+    _Reading("ad", 3, 18, 0.10, "network"),  # C22
+    _Reading("ad", 2, 15, 0.44),  # C23
+    _Id("ad", values=280_000, gap="tracking"),  # C24
+    _Reading("page", 3, 100, 0.17, "slot"),  # C25
+    _Id("page", gap="slot"),  # C26
 )
 
 # The trait's share of a reading's variance; the rest is noise, of a category's bearer or of a count's moment.
@@ -175,7 +175,7 @@ def _with_gap(values: pl.Series, missing: NDArray[np.bool_] | None) -> pl.Series
 
 
 def _hex(codes: NDArray[np.uint32]) -> pl.Series:
-    """Eight hexadecimal digits of every code, straight into the text's buffer: 26 million a second are written."""
+    """Eight hexadecimal digits of every code, straight into the text's buffer, without Python strings."""
     digits = _HEX_DIGITS.take((codes[:, None] >> _DIGIT_SHIFTS) & np.uint32(15))
     ends = np.arange(0, digits.size + 1, 8, dtype=np.int32)
     return pl.Series(pa.StringArray.from_buffers(len(codes), pa.py_buffer(ends), pa.py_buffer(digits)))

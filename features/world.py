@@ -60,7 +60,7 @@ KINDS = {
 # differently with another seed: this is where much of what an average of two gains comes from.
 _OPEN = 4
 
-_CLICK_RATE = 0.25  # of the first week; in a longer log the season takes it to 0.23 and back
+_CLICK_RATE = 0.25  # of the first week; .22 over a month and more, as the season turns
 
 # Weight, and the two traits whose product adds to the logit. A product of two independent traits has mean 0 given
 # either of them, so nothing of it can be had without looking at both.
