@@ -1,7 +1,7 @@
 """How fast the generator is, how much memory it takes, and how hard its log is to learn.
 
-    python tests/bench/bench_synth.py --rows 2000000      # about 25 minutes on 2 cores
-    python tests/bench/bench_synth.py --quick             # 200,000 rows, two passes: 3 minutes, another difficulty
+    python tests/bench/bench_synth.py --rows 2000000      # about half an hour on 2 cores
+    python tests/bench/bench_synth.py --quick             # 200,000 rows, two passes: 2 minutes, but easier to over-fit
 
 What it should show at 2 million rows, as on Criteo: about 25 % clicks; log loss relative to base-rate entropy of .80 to
 .82 for logistic regression, .77 to .785 for a single model, less for the truth; a single model that is best after one
