@@ -56,8 +56,7 @@ KINDS = {
 }  # fmt: skip
 
 # Traits 0 to 3 are open: fields of the log read them. Traits 4 to 7 are secret: they are the family's, and only its ids
-# betray them, so that a model has to learn every campaign's and site's from the clicks. It does so imperfectly, and
-# differently with another seed: this is where much of what an average of two gains comes from.
+# betray them, so that a model has to learn every campaign's and site's from the clicks themselves.
 _OPEN = 4
 
 _CLICK_RATE = 0.25  # of the first week; .22 over a month and more, as the season turns
