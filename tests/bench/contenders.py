@@ -4,12 +4,13 @@ Prints one JSON object: rows, seconds of work (imports left out) and the peak me
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from features.memory import peak_rss_mb
 
 INTEGERS = [f"I{i}" for i in range(1, 14)]
 CATEGORIES = [f"C{i}" for i in range(1, 27)]
@@ -132,5 +133,4 @@ if __name__ == "__main__":
     began = time.perf_counter()
     done = run()
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    sys.stdout.write(json.dumps({"rows": done, "seconds": seconds, "peak_mb": peak}) + "\n")
+    sys.stdout.write(json.dumps({"rows": done, "seconds": seconds, "peak_mb": peak_rss_mb()}) + "\n")
