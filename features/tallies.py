@@ -9,6 +9,7 @@ import polars as pl
 from features.errors import BadInput
 from features.fit import Counts
 from features.hashing import bucket_counts
+from features.output import write_parquet
 from features.profile import Profile
 from features.schema import Schema
 from features.split import PARTS
@@ -26,7 +27,7 @@ def save_tallies(profile: Profile, folder: Path) -> None:
         clicks = {f"{part}_clicks": counts.clicked[name][used] for part, counts in profile.parts.items()}
         values = pl.Series("value", [names.get(bucket) for bucket in used.tolist()], dtype=pl.String)
         tables.append(pl.DataFrame({"field": [name] * len(used), "bucket": used, "value": values, **columns, **clicks}))
-    pl.concat(tables).write_parquet(folder / TALLIES_FILE, compression="zstd", statistics=False)
+    write_parquet(pl.concat(tables), folder / TALLIES_FILE)
 
 
 def load_tallies(folder: Path, schema: Schema) -> Profile:
