@@ -4,6 +4,8 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
 
+import fnmatch
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +53,26 @@ def head_and_count(path: str, most: int) -> tuple[list[str], int]:
             return _head_and_count(stream, most)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(path, error) from None
+
+
+def matching(pattern: str) -> list[str]:
+    """The addresses in an object store that match a glob such as `s3://logs/day=*/part-?.tsv.gz`, in order."""
+    scheme, _, name = pattern.partition("://")
+    folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]
+    try:
+        where, _ = fs.FileSystem.from_uri(f"{scheme}://{folder}")
+        found = where.get_file_info(fs.FileSelector(folder, recursive=True))
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(pattern, error) from None
+    # As in a file system, a star does not reach over a slash.
+    wanted = [re.compile(fnmatch.translate(part)) for part in name.split("/")]
+    paths = [info.path for info in found if info.type == fs.FileType.File]
+    fits = [
+        path
+        for path in paths
+        if len(path.split("/")) == len(wanted) and all(p.match(s) for p, s in zip(wanted, path.split("/"), strict=True))
+    ]
+    return [f"{scheme}://{path}" for path in sorted(fits)]
 
 
 def unreadable(path: str, error: Exception) -> BadInput:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import polars as pl
 
-from features.blocks import Block, head_and_count, read_blocks, unreadable
+from features.blocks import Block, head_and_count, matching, read_blocks, unreadable
 from features.errors import BadInput
 from features.ndjson import parse_objects
 from features.ordered import in_parallel
@@ -89,7 +89,10 @@ def _paths(inputs: list[str]) -> list[str]:
     paths: list[str] = []
     for name in inputs:
         if "://" in name:
-            paths.append(name)
+            found = matching(name) if glob.has_magic(name) else [name]
+            if not found:
+                raise BadInput(f"no file matches {name}; nothing was read")
+            paths += found
             continue
         found = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
         if not found:

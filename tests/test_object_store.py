@@ -1,0 +1,98 @@
+"""Logs in an object store: a real server on loopback that speaks S3."""
+
+import gzip
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import run_ctr
+from helpers import prepare_small, small_rows, write_tsv
+
+from ctr.cluster import free_ports
+
+pytestmark = pytest.mark.processes
+
+ROWS = small_rows(300)
+SCHEMA = """
+numeric: [{name: n1, min_count: 1}, {name: n2, kind: float, min_count: 1}]
+categorical: [{name: a, buckets: 1000, min_count: 1}, {name: b, buckets: 1048576, min_count: 1}]
+"""
+
+
+@pytest.fixture(scope="module")
+def store() -> Generator[str]:
+    """The address of a server with the bucket `logs`."""
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert time.monotonic() < deadline, "the server did not come up"
+            try:
+                httpx.put(f"{address}/logs").raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def environment(store: str) -> dict[str, str]:
+    """What both Arrow and Polars find the store by."""
+    return {
+        "AWS_ENDPOINT_URL": store,
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def put(store: str, name: str, content: bytes) -> None:
+    """Puts an object into the bucket."""
+    httpx.put(f"{store}/logs/{name}", content=content).raise_for_status()
+
+
+def test_text_gzip_and_parquet_are_read_by_address_and_by_glob(
+    store: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Three objects, one of each kind, give the shards that one local file gives."""
+    text = write_tsv(ROWS, tmp_path / "log.tsv").read_bytes()
+    lines = text.splitlines(keepends=True)
+    put(store, "day=1/a.tsv", b"".join(lines[:100]))
+    put(store, "day=1/b.tsv.gz", gzip.compress(b"".join(lines[100:200])))
+    put(store, "day=1/other/c.tsv", b"a star does not reach over a slash\n")
+    ROWS[200:].write_parquet(tmp_path / "rest.parquet")
+    put(store, "day=2/c.parquet", (tmp_path / "rest.parquet").read_bytes())
+    (tmp_path / "schema.yaml").write_text(SCHEMA)
+    done = run_ctr(
+        "prepare", "s3://logs/day=1/*.tsv*", "s3://logs/day=2/c.parquet", "--out", "data",
+        "--set", f"features.layout={tmp_path / 'schema.yaml'}", "--set", "prepare.shard_rows=100", "--json",
+        cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    local = prepare_small([tmp_path / "log.tsv"], tmp_path / "local")
+    assert (done.result["rows"], done.result["digest"]) == (300, local["digest"])
+
+
+def test_what_is_not_there_is_said(environment: dict[str, str], tmp_path: Path) -> None:
+    """In one line, with exit code 2."""
+    for name, said in (("s3://logs/none.tsv", "cannot be read"), ("s3://logs/none-*.tsv", "no file matches")):
+        done = run_ctr("prepare", name, "--out", "data", cwd=tmp_path, env=environment)
+        assert done.code == 2
+        assert name in done.error
+        assert said in done.error
+    assert not (tmp_path / "data").exists()
