@@ -72,7 +72,8 @@ def prepare(
 ) -> None:
     """Turn raw click logs into encoded shards."""
     from ctr.config import load_config
-    from ctr.console import give, rows_progress
+    from ctr.console import give, moved_text, rows_progress, say
+    from features.prepare import REPORT_PAGE
     from features.prepare import prepare as encode
     from features.schema import load_schema
     from features.spec import load_spec
@@ -103,6 +104,8 @@ def prepare(
     kept = ("rows", "rows_rejected", "rows_per_second", "peak_rss_mb", "features", "digest", "spec_digest", "moved")
     result = {**{key: manifest[key] for key in kept}, "parts": parts, "shards": shards}
     give(result, as_json, title=f"prepared {out}")
+    if not as_json:
+        say(f"{out / REPORT_PAGE} shows what is in the log; {moved_text(manifest['moved'])}")
 
 
 @app.command()
@@ -116,7 +119,7 @@ def drift(
 ) -> None:
     """Say how far each field has moved from one log to another."""
     from ctr.config import load_config
-    from ctr.console import give, rows_progress, say, table
+    from ctr.console import give, moved_text, rows_progress, say, table
     from features.compare_logs import compare_logs
     from features.schema import load_schema
 
@@ -136,7 +139,7 @@ def drift(
         for name, about in ranked
     ]
     table(f"{first} and {second}", ["field", "stability index", "by chance below", ""], rows)
-    say(f"{len(result['moved'])} of {len(rows)} fields moved")
+    say(moved_text(result["moved"]))
 
 
 @app.command()

@@ -42,6 +42,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     screen.print(drawn)
 
 
+def moved_text(fields: Sequence[str]) -> str:
+    """Which fields moved, in a few words."""
+    if not fields:
+        return "no field moved"
+    more = f" and {len(fields) - 5} more" if len(fields) > 5 else ""
+    return f"{len(fields)} field{'s' if len(fields) > 1 else ''} moved: {', '.join(fields[:5])}{more}"
+
+
 def figure(value: object) -> str:
     """A value as people read it: five decimals below 10, thousands separated above."""
     if isinstance(value, bool) or value is None:

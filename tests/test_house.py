@@ -12,7 +12,7 @@ from conftest import CTR
 ROOT = Path(__file__).parent.parent
 
 ROOMS = {
-    "features": ["schema", "sources", "fit", "spec", "encode", "graph", "synthetic"],
+    "features": ["schema", "sources", "fit", "spec", "encode", "graph", "report", "synthetic"],
     "ctr": ["config", "data", "model", "optimizers", "codistill", "exchange", "cluster", "train"],
     "serving": ["export", "model", "batching", "app", "grpc", "batch", "pyfunc"],
 }

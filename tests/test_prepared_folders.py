@@ -439,3 +439,41 @@ def test_too_many_rejects_replace_nothing(tmp_path: Path) -> None:
             prepare_small([good, bad], tmp_path / out)
     assert files_of(tmp_path / "out") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tsv", "good.tsv", "out"]
+
+
+FLAT = """
+import sys
+from pathlib import Path
+from features import blocks
+from features.memory import peak_rss_mb
+from features.prepare import prepare
+from features.schema import Schema
+from features.split import Split
+
+blocks.BLOCK_BYTES = 2**18
+manifest = prepare([sys.argv[1]], Path(sys.argv[2]), schema=Schema.model_validate_json(sys.argv[3]), fitted=None,
+                   split=Split("time", 0.1, 0.1, 0), shard_rows=8192, max_reject_rate=0.01, seed=0,
+                   progress=lambda stage, done, total: None)
+print(manifest["rows"], peak_rss_mb())
+"""
+
+
+@pytest.mark.processes
+def test_memory_of_both_passes_is_flat(tmp_path: Path) -> None:
+    """Five times the rows take the same memory, but for a tenth."""
+    lines = small_log(tmp_path / "part.tsv", 40_000).read_bytes()
+    peaks: list[float] = []
+    for name, times in (("few", 2), ("many", 10)):
+        (tmp_path / f"{name}.tsv").write_bytes(lines * times)
+        arguments = [str(tmp_path / f"{name}.tsv"), str(tmp_path / name), SMALL.model_dump_json()]
+        done = subprocess.run(
+            [sys.executable, "-c", FLAT, *arguments],
+            env={**os.environ, "PYTHONPATH": str(Path(features.__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rows, peak = done.stdout.split()
+        assert int(rows) == 40_000 * times
+        peaks.append(float(peak))
+    assert peaks[1] < 1.1 * peaks[0], peaks

@@ -34,6 +34,22 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
         assert float(rows[name]) == known[name], name
 
 
+def test_every_row_about_data_is_held_by_tests_that_there_are() -> None:
+    """The second column of the table names them."""
+    section = README.partition("\n## Data\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*?\*\*.*?) \| (.*?) \|$", section, flags=re.MULTILINE)
+    assert len(rows) >= 13
+    there = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)\(", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    }
+    for about, tests in rows:
+        named = re.findall(r"`(test_\w+)`", tests)
+        assert named, about
+        assert set(named) <= there, set(named) - there
+
+
 @pytest.mark.processes
 @pytest.mark.timeout(900)
 def test_every_command_runs_in_the_order_of_the_readme(tmp_path: Path) -> None:
@@ -63,7 +79,19 @@ def test_every_command_runs_in_the_order_of_the_readme(tmp_path: Path) -> None:
                     assert 0 < float(re.findall(r"\[(.*)\]", done.stdout)[0]) < 1
     finally:
         stop(server)
-    made = {"log.tsv", "data", "run", "scores.parquet", "model", "comparison", "nextday", "mlflow.db", "demo"}
+    made = {
+        "log.tsv",
+        "data",
+        "other.tsv",
+        "drift.html",
+        "run",
+        "scores.parquet",
+        "model",
+        "comparison",
+        "nextday",
+        "mlflow.db",
+        "demo",
+    }
     assert made <= {path.name for path in tmp_path.iterdir()}
 
 
