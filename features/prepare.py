@@ -32,7 +32,7 @@ from features.shards import Shard, write_shard
 from features.sources import Source, map_batches, open_sources
 from features.spec import FeatureSpec
 from features.split import MINUTE, PARTS, Split
-from features.tallies import load_tallies, save_tallies
+from features.tallies import TALLIES_FILE, load_tallies, save_tallies
 
 MANIFEST_FILE = "manifest.json"
 REJECTED_FILE = "rejected.ndjson"
@@ -56,7 +56,7 @@ def prepare(
     """Encodes raw logs into `out`: shards by part, feature spec, manifest, report, rejected rows. Returns the manifest.
 
     With `fitted` the rows are encoded by that spec, otherwise by one fitted on the training part; `fitted_on` is the
-    prepared folder that it is from, with which the report then compares. Rows that cannot be read are kept in
+    folder that it is from, with whose rows the report compares if it was prepared. Rows that cannot be read are kept in
     `rejected.ndjson` with file, line and reason. Raises BadInput when more than `max_reject_rate` of them are, when
     `out` exists, or when no row is left; nothing is left behind then.
     """
@@ -73,35 +73,11 @@ def prepare(
                 f"{_unlabelled(sources)} has no labels to train on; encode it with --spec of a prepared folder"
             )
         places = Places(split, total, shard_rows, seed)
-        aside = Aside(
-            folder / "aside",
-            id_fields=len(bucket_counts(schema)),
-            dense_fields=len(dense_fields(schema)),
-            shuffled=places.shuffled,
-            places=places.count,
-        )
         profile = Profile(schema, {part: Counts(schema) for part in PARTS})
         divide = _divider(sources, schema, split, total, progress)
         with Rejects(folder / REJECTED_FILE, total, max_reject_rate) as rejects:
-            done = 0
-
-            def seen(scanned: Scanned) -> None:
-                nonlocal done
-                rejects.keep(scanned.rejected)
-                done += scanned.read
-                progress("reading", done, total)
-
-            def lay_aside(
-                rows: NDArray[np.uint64], parts: NDArray[np.int64], ordered: Callable[[NDArray[np.int64]], Columns]
-            ) -> None:
-                found = places.of(rows, parts)
-                # NumPy sorts 16 bits ten times as fast as 64.
-                order = np.argsort(found.astype(np.uint16) if places.count < 2**16 else found, kind="stable")
-                aside.add(ordered(order), found[order])
-
-            scan(sources, schema, profile, divide, total=total, lay_aside=lay_aside, seen=seen)
+            aside = _first_pass(sources, folder / "aside", profile, places, divide, rejects, progress)
             rejects.check()
-        aside.flush()
         spec = profile.parts["train"].spec() if fitted is None else fitted
         with ThreadPoolExecutor(1) as beside:
             saved = [beside.submit(spec.save, folder), beside.submit(save_tallies, profile, folder)]
@@ -111,7 +87,7 @@ def prepare(
         aside.clear()
         labelled = profile.labelled
         parts = {part: _summary(written[part], labelled) for part in PARTS}
-        reference = profile if fitted is None else None if fitted_on is None else load_tallies(fitted_on, schema)
+        reference = profile if fitted is None else _tallies_of(fitted_on, schema)
         described = report(spec, profile, reference, rejected=rejects.count)
         (folder / REPORT_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         write_html(described, folder / REPORT_PAGE, title=", ".join(Path(source.path).name for source in sources))
@@ -135,6 +111,44 @@ def prepare(
         (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     seconds = time.monotonic() - started
     return {**manifest, "moved": described["moved"], "rows_per_second": total / seconds, "peak_rss_mb": peak_rss_mb()}
+
+
+def _first_pass(
+    sources: list[Source],
+    folder: Path,
+    profile: Profile,
+    places: Places,
+    divide: Divide,
+    rejects: Rejects,
+    progress: Progress,
+) -> Aside:
+    """Counts all rows into the profile, and lays the good ones aside and the others among the rejects."""
+    aside = Aside(
+        folder,
+        id_fields=len(bucket_counts(profile.schema)),
+        dense_fields=len(dense_fields(profile.schema)),
+        shuffled=places.shuffled,
+        places=places.count,
+    )
+    done = 0
+
+    def seen(scanned: Scanned) -> None:
+        nonlocal done
+        rejects.keep(scanned.rejected)
+        done += scanned.read
+        progress("reading", done, places.total)
+
+    def lay_aside(
+        rows: NDArray[np.uint64], parts: NDArray[np.int64], ordered: Callable[[NDArray[np.int64]], Columns]
+    ) -> None:
+        found = places.of(rows, parts)
+        # NumPy sorts 16 bits ten times as fast as 64.
+        order = np.argsort(found.astype(np.uint16) if places.count < 2**16 else found, kind="stable")
+        aside.add(ordered(order), found[order])
+
+    scan(sources, profile.schema, profile, divide, total=places.total, lay_aside=lay_aside, seen=seen)
+    aside.flush()
+    return aside
 
 
 def _divider(sources: list[Source], schema: Schema, split: Split, total: int, progress: Progress) -> Divide:
@@ -184,6 +198,11 @@ def _summary(shards: list[Shard], labelled: bool) -> dict[str, Any]:
         "weight": sum(shard.weight for shard in shards),
         "shards": {shard.name: {"rows": shard.rows, "sha256": shard.sha256} for shard in shards},
     }
+
+
+def _tallies_of(folder: Path | None, schema: Schema) -> Profile | None:
+    """The counts of the rows that a spec was fitted on, where the folder that it is from has them."""
+    return load_tallies(folder, schema) if folder is not None and (folder / TALLIES_FILE).exists() else None
 
 
 def _unlabelled(sources: list[Source]) -> str:

@@ -350,11 +350,23 @@ def test_report_with_a_spec_compares_with_the_folder_that_the_spec_is_from(tmp_p
     assert same["moved"] == []
 
 
-def test_report_with_a_spec_of_a_folder_that_lacks_its_counts_is_refused(tmp_path: Path) -> None:
+def test_report_with_a_spec_from_elsewhere_cannot_tell_rare_from_unseen(tmp_path: Path) -> None:
+    """Where nobody counted the rows that it was fitted on, both are rare, and nothing is said to have moved."""
+    path, other = small_log(tmp_path / "log.tsv", 60), small_log(tmp_path / "other.tsv", 60, first=5000)
+    prepare_small([path], tmp_path / "a")
+    (tmp_path / "a" / "tallies.parquet").unlink()
+    prepare_small([other], tmp_path / "b", fitted=load_spec(tmp_path / "a"), fitted_on=tmp_path / "a")
+    said = json.loads((tmp_path / "b" / "report.json").read_text(encoding="utf-8"))
+    assert said["fields"]["b"]["unseen"]["train"] is None
+    assert said["fields"]["b"]["rare"]["train"] == 1
+    assert said["moved"] == []
+
+
+def test_counts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     """In one line that names the file; nothing is left behind."""
     path = small_log(tmp_path / "log.tsv", 60)
     prepare_small([path], tmp_path / "a")
-    (tmp_path / "a" / "tallies.parquet").unlink()
+    (tmp_path / "a" / "tallies.parquet").write_bytes(b"no Parquet")
     with pytest.raises(BadInput, match=r"a/tallies\.parquet cannot be read"):
         prepare_small([path], tmp_path / "b", fitted=load_spec(tmp_path / "a"), fitted_on=tmp_path / "a")
     assert not (tmp_path / "b").exists()
