@@ -140,6 +140,8 @@ def drift(
     ]
     table(f"{first} and {second}", ["field", "stability index", "by chance below", ""], rows)
     say(moved_text(result["moved"]))
+    if any(result["rows_rejected"]):
+        say("rows that could not be read and were left out: {} and {}".format(*result["rows_rejected"]))
 
 
 @app.command()

@@ -51,19 +51,26 @@ def _profile(name: str, schema: Schema, max_reject_rate: float, progress: Progre
     total = sum(source.rows for source in sources)
     profile = Profile(schema, {"all": Counts(schema)})
     done = rejected = 0
+    first = ""
 
     def seen(scanned: Scanned) -> None:
-        nonlocal done, rejected
+        nonlocal done, rejected, first
         done, rejected = done + scanned.read, rejected + scanned.rejected.height
+        if scanned.rejected.height and not first:
+            example = scanned.rejected.row(0, named=True)
+            first = f"the first is {example['file']} line {example['line']}: {example['reason']}"
         progress(f"reading {name}", done, total)
 
     def together(frame: pl.DataFrame) -> NDArray[np.int64]:
         return np.zeros(frame.height, np.int64)
 
     scan(sources, schema, profile, together, total=total, lay_aside=None, seen=seen)
-    if rejected > max_reject_rate * total or rejected == total:
+    if rejected == total:
+        raise BadInput(f"none of the {total} rows of {name} could be read; {first}")
+    if rejected > max_reject_rate * total:
         raise BadInput(
             f"{rejected} of {total} rows of {name} cannot be read, more than max_reject_rate {max_reject_rate:g}; "
-            "`ctr prepare` keeps them aside with the reasons"
+            f"{first}"
         )
+    profile.rejected = rejected
     return profile

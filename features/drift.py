@@ -37,6 +37,7 @@ def drift(first: Profile, second: Profile) -> dict[str, Any]:
     }
     return {
         "rows": [log.rows for log in (first, second)],
+        "rows_rejected": [log.rejected for log in (first, second)],
         "click_rate": [log.click_rate for log in (first, second)],
         "fields": fields,
         "moved": moved(fields),

@@ -50,7 +50,7 @@ class Counts:
         clicks: of them, with a label of 1.
         buckets: for each id field, uint32 `[buckets + 1]`: rows a bucket; the last is the missing values'.
         clicked: the same of the rows with a click.
-        sums: for each dense field, those of its values.
+        sums: for each dense field, those of its values, where they were wanted: the spec needs the training rows'.
     """
 
     schema: Schema
@@ -85,7 +85,7 @@ class Counts:
         clicked: NDArray[np.bool_],
         sums: Mapping[str, Moments],
     ) -> None:
-        """Counts rows whose buckets `[rows]` are known already, with the `dense_sums` of the same rows."""
+        """Counts rows whose buckets `[rows]` are known already, with the `moments` of the same rows, if wanted."""
         if not len(clicked):
             return
         clicks = np.flatnonzero(clicked)

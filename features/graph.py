@@ -12,7 +12,7 @@ import tensorflow as tf
 from features.hashing import CROSS_SEPARATOR, QUANTILE_BUCKETS, bucket_counts, log_square_thresholds
 from features.schema import Time
 from features.spec import RARE, FeatureSpec
-from features.times import DERIVED, UNIX, UNIX_MS, derive, pieces, seconds_of
+from features.times import DERIVED, FIRST_SECOND, LAST_SECOND, UNIX, UNIX_MS, derive, pieces, seconds_of
 
 
 class FeatureGraph(tf.Module):
@@ -125,7 +125,8 @@ def _seconds(texts: Any, time: Time) -> tuple[Any, Any]:
     if time.format in {UNIX, UNIX_MS}:
         real = tf.strings.regex_full_match(texts, "[+-]?[0-9]{1,18}")
         whole = tf.strings.to_number(tf.where(real, texts, "0"), tf.int64)
-        return (whole // 1000 if time.format == UNIX_MS else whole), real
+        seconds = whole // 1000 if time.format == UNIX_MS else whole
+        return seconds, real & (seconds >= FIRST_SECOND) & (seconds <= LAST_SECOND)
     pattern, places = pieces(time.format)
     fits = tf.strings.regex_full_match(texts, pattern)
     # Any text of the right length does where the pattern has not matched, since what it gives is not used.

@@ -135,7 +135,7 @@ def _overall(described: dict[str, Any]) -> float | None:
 def _log_over_time(log: dict[str, Any], click_rate: float | None) -> list[Plot]:
     if not log["rows"]:
         return []
-    ends = log["second"] or [None] * len(log["rows"])
+    ends = log["last"] or [None] * len(log["rows"])
     whole = [_moment(end) if end is not None else f"slice {at + 1}" for at, end in zip(log["slice"], ends, strict=True)]
     tips = [f"{when}: {count(n)} rows" for when, n in zip(whole, log["rows"], strict=True)]
     series = [Series("Rows of each slice", log["rows"], "bars", percent=False, tips=tips)]
@@ -205,7 +205,7 @@ def _interval(rate: float, rows: float) -> Interval:
 
 def _time_axis(log: dict[str, Any], most: int) -> tuple[list[tuple[float, str]], str]:
     """Ticks and name of an axis along the log: times where it has some, else how far into the log."""
-    places, slices, seconds = log["slice"], log["slices"], log["second"]
+    places, slices, seconds = log["slice"], log["slices"], log["last"]
     if seconds is None:
         return [(at / most, f"{at / most:.0%}") for at in range(most + 1)], "share of the log read"
     if not seconds:
@@ -215,7 +215,7 @@ def _time_axis(log: dict[str, Any], most: int) -> tuple[list[tuple[float, str]],
     days = max(seconds) // DAY - min(seconds) // DAY
     shown = _CLOCK if days == 0 else _DATE_AND_CLOCK if days < 5 and most > 2 else _DATE
     ticks = [((places[i] + 1) / slices, _moment(seconds[i])[shown]) for i in chosen]
-    return ticks, f"time (UTC), {_moment(min(seconds))[:10]} and on" if most > 2 else "time (UTC)"
+    return ticks, f"time, {_moment(min(seconds))[:10]} and on" if most > 2 else "time"
 
 
 def _moment(second: int) -> str:

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +18,7 @@ def appears_whole(target: Path) -> Generator[Path]:
     Raises BadInput if `target` exists already.
     """
     _refuse_existing(target)
+    made = [folder for folder in target.absolute().parents if not folder.exists()]
     aside = _aside(target)
     try:
         aside.mkdir(parents=True)
@@ -26,6 +27,10 @@ def appears_whole(target: Path) -> Generator[Path]:
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        for folder in made if not target.exists() else ():
+            # Only those that are empty: somebody else may have put something there.
+            with suppress(OSError):
+                folder.rmdir()
 
 
 @contextmanager

@@ -130,7 +130,9 @@ def _typed(rows: pl.DataFrame, schema: Schema) -> tuple[pl.DataFrame, dict[str, 
     else:
         typed = typed.with_columns(pl.lit(None, dtype=pl.Float64).alias(schema.label))
     if schema.weight:
-        weight = typed[schema.weight] if schema.weight in there else pl.repeat(1.0, rows.height, eager=True)
+        # How much a row counts is not asked of rows that are only to be scored.
+        known = schema.weight in there and schema.label in there
+        weight = typed[schema.weight] if known else pl.repeat(1.0, rows.height, eager=True)
         problems[schema.weight] = ~(weight.is_finite() & (weight >= 0)).fill_null(False)
         typed = typed.with_columns(weight.alias(WEIGHT))
     if schema.time:

@@ -70,7 +70,8 @@ def prepare(
             raise BadInput(f"{', '.join(inputs)} hold no row; a click log has one row a line")
         if fitted is None and not all(source.labelled for source in sources):
             raise BadInput(
-                f"{_unlabelled(sources)} has no labels to train on; encode it with --spec of a prepared folder"
+                f"{_unlabelled(sources)} has no labels to train on; encode it with --spec of a prepared folder, "
+                f"or name its label, which is '{schema.label}' now, in the schema"
             )
         places = Places(split, total, shard_rows, seed)
         profile = Profile(schema, {part: Counts(schema) for part in PARTS})

@@ -22,6 +22,7 @@ class Profile:
 
     Attributes:
         parts: the counts of each part of the rows.
+        rejected: rows that could not be read and are not counted.
         labelled: whether all rows have labels.
         names: for each field of texts, a frequent value of a bucket.
         length: rows and clicks along the log, where it was read and not loaded.
@@ -30,6 +31,7 @@ class Profile:
 
     schema: Schema
     parts: dict[str, Counts]
+    rejected: int = 0
     labelled: bool = True
     names: dict[str, dict[int, str]] = field(default_factory=dict[str, dict[int, str]])
     length: Length | None = None

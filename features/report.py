@@ -52,7 +52,12 @@ def report(spec: FeatureSpec, profile: Profile, reference: Profile | None, *, re
         if profile.length is None
         else of_length(profile.length, labelled=profile.labelled, timed=profile.schema.time is not None),
         "fields": fields,
-        "moved": list(dict.fromkeys(name for found in compared.values() for name in moved(found))),
+        # Hours and days differ between parts of any log that is divided by time.
+        "moved": [
+            name
+            for name in dict.fromkeys(name for found in compared.values() for name in moved(found))
+            if name not in profile.schema.derived
+        ],
     }
 
 
@@ -130,7 +135,9 @@ def _groups_in_order(name: str, spec: FeatureSpec, schema: Schema) -> list[tuple
         return [(label, np.array([at])) for at, label in enumerate(labels)]
     if len(ids) - 1 == QUANTILE_BUCKETS:
         parts = [np.flatnonzero(ids[:-1] == id_) for id_ in range(RARE + 1, int(ids.max()) + 1)]
-        return [(f"from {quantile_edge(int(part[0])):.4g}", part) for part in parts if len(part)]
+        edges = [quantile_edge(int(part[0])) for part in parts[1:]]
+        labels = [f"below {edges[0]:.4g}" if edges else "any", *(f"from {edge:.4g}" for edge in edges)]
+        return list(zip(labels, parts, strict=True))
     edges = log_square_thresholds().astype(np.int64).tolist()
     labels = ["below -1", *(_range(low, high) for low, high in zip(edges, [*edges[1:], None], strict=True))]
     return [(label, np.array([at])) for at, label in enumerate(labels)]

@@ -137,7 +137,8 @@ class Rejects:
         if self.count > self.max_rate * self.total:
             raise BadInput(
                 f"{self.count} of {self.total} rows cannot be read, more than max_reject_rate {self.max_rate:g}; "
-                f"{self.first}; nothing was written: mend the log or raise prepare.max_reject_rate"
+                f"{self.first}; nothing was written: mend the log, name its layout in features.layout, or raise "
+                "prepare.max_reject_rate"
             )
         if self.count == self.total:
             raise BadInput(f"none of the {self.total} rows could be read; {self.first}")

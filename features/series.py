@@ -65,7 +65,7 @@ class Followed:
         self._lock = Lock()
 
     def add(self, rows: NDArray[np.uint64], clicked: NDArray[np.bool_], buckets: NDArray[np.uint32]) -> None:
-        """Counts rows by number; `buckets` are `[fields, rows]`. Of long logs every so manieth row is counted."""
+        """Counts rows by number; `buckets` are `[fields, rows]`. Of long logs a sample is counted."""
         some = np.flatnonzero(rows % np.uint64(max(self.total // _ENOUGH_ROWS, 1)) == 0)
         places = slices_of(rows[some], self.total) * _GROUPS
         clicks = clicked[some]
@@ -79,14 +79,16 @@ class Followed:
 
 
 def of_length(length: Length, *, labelled: bool, timed: bool) -> dict[str, Any]:
-    """Rows and click rate of each slice that has rows; `first` and `last` are when, if the log has times."""
+    """Rows and click rate of each slice that has rows; `first` and `last` are when, if rows stand in order of time."""
     used = np.flatnonzero(length.rows)
+    first, last = length.first[used], length.last[used]
+    in_order = timed and bool((first[1:] >= last[:-1]).all())
     rates = (length.clicks[used] / length.rows[used]).tolist()
     return {
         "slices": SLICES,
         "slice": used.tolist(),
-        "first": length.first[used].tolist() if timed else None,
-        "second": length.last[used].tolist() if timed else None,
+        "first": first.tolist() if in_order else None,
+        "last": last.tolist() if in_order else None,
         "rows": length.rows[used].tolist(),
         "click_rate": rates if labelled else None,
     }

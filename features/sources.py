@@ -168,16 +168,16 @@ def _open_parquet(path: str, schema: Schema) -> Source:
 
 
 def _typed_source(path: str, kind: str, rows: int, names: list[str], schema: Schema) -> Source:
-    _check_columns(path, names, schema)
+    _check_columns(path, names, schema, f" in its first {_HEAD_ROWS:,} lines" if kind == "ndjson" else "")
     known = [name for name in (schema.label, *schema.inputs) if name in names]
     return Source(path, kind, rows, schema.label in names, tuple(known))
 
 
-def _check_columns(path: str, names: list[str], schema: Schema) -> None:
+def _check_columns(path: str, names: list[str], schema: Schema, where: str = "") -> None:
     for name in schema.inputs:
         # How much a row counts is not asked of rows that are only to be scored.
         if name not in names and not (name == schema.weight and schema.label not in names):
-            raise BadInput(f"input {path} has no column '{name}'; its columns: {', '.join(names)}")
+            raise BadInput(f"input {path} has no column '{name}'{where}; its columns: {', '.join(names)}")
 
 
 def _head_and_count(path: str) -> tuple[list[str], int]:

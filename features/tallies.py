@@ -49,7 +49,8 @@ def load_tallies(folder: Path, schema: Schema) -> Profile:
             counts.clicked[name][used] = rows[f"{part}_clicks"].to_numpy()
         named = rows.drop_nulls("value")
         profile.names[name] = dict(zip(named["bucket"].to_list(), named["value"].to_list(), strict=True))
-    profile.labelled = bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["labelled"])
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    profile.labelled, profile.rejected = bool(manifest["labelled"]), int(manifest["rows_rejected"])
     some = next(iter(bucket_counts(schema)))
     for counts in profile.parts.values():
         counts.rows, counts.clicks = int(counts.buckets[some].sum()), int(counts.clicked[some].sum())

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 UNIX, UNIX_MS = "unix", "unix_ms"
 
+# The years 1 to 9999. What lies beyond is in another unit, such as milliseconds taken for seconds.
+FIRST_SECOND, LAST_SECOND = -62_135_596_800, 253_402_300_799
+
 HOUR, DAY = 3600, 86400
 
 # Digits that each directive takes, as strptime knows them.
@@ -76,7 +79,8 @@ def parse_times(texts: pl.Series, format_: str) -> pl.Series:
     if format_ in {UNIX, UNIX_MS}:
         # No more digits than a 64-bit integer surely holds, so that TensorFlow reads the same texts.
         whole = texts.set(~texts.str.contains(r"^[+-]?[0-9]{1,18}$"), None).cast(pl.Int64)
-        return whole // 1000 if format_ == UNIX_MS else whole
+        seconds = whole // 1000 if format_ == UNIX_MS else whole
+        return seconds.set(~seconds.is_between(FIRST_SECOND, LAST_SECOND), None)
     pattern, places = pieces(format_)
     fits = texts.str.contains(f"^(?:{pattern})$").fill_null(False)
     found = texts.to_frame("text").filter(fits)

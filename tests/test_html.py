@@ -113,11 +113,11 @@ def test_plots_draw_the_figures_of_the_json(described: dict[str, Any], tmp_path:
 def test_times_are_readable(described: dict[str, Any], tmp_path: Path) -> None:
     """An hour a slice, from a Monday on; and times so far away that no calendar has them."""
     seconds = [1_700_000_000 + 3600 * at for at in range(1, 25)]
-    timed = described | {"over_time": described["over_time"] | {"second": seconds}}
+    timed = described | {"over_time": described["over_time"] | {"last": seconds}}
     labels = [label.text for label in next(written(timed, tmp_path / "a.html").every("svg")).every("text")]
     assert "11-15 02:13" in labels
-    assert "time (UTC), 2023-11-14 and on" in labels
-    far = described | {"over_time": described["over_time"] | {"second": [10**17 + at for at in range(24)]}}
+    assert "time, 2023-11-14 and on" in labels
+    far = described | {"over_time": described["over_time"] | {"last": [10**17 + at for at in range(24)]}}
     written(far, tmp_path / "b.html")
 
 
@@ -183,7 +183,7 @@ def test_field_without_any_value(tmp_path: Path) -> None:
 
 
 def test_page_of_a_log_with_no_field_or_no_slice(described: dict[str, Any], tmp_path: Path) -> None:
-    nothing = {"slices": 24, "slice": [], "second": [], "rows": [], "click_rate": []}
+    nothing = {"slices": 24, "slice": [], "last": [], "rows": [], "click_rate": []}
     fields = {"a": described["fields"]["a"] | {"over_time": []}}
     write_html(described | {"fields": {}, "moved": []}, tmp_path / "report.html", title="log")
     assert "no part to compare" in (tmp_path / "report.html").read_text()

@@ -477,3 +477,49 @@ def test_memory_of_both_passes_is_flat(tmp_path: Path) -> None:
         assert int(rows) == 40_000 * times
         peaks.append(float(peak))
     assert peaks[1] < 1.1 * peaks[0], peaks
+
+
+def test_failure_leaves_no_parent_folders(tmp_path: Path) -> None:
+    """Those made for the output go with it; one that somebody else made stays."""
+    (tmp_path / "theirs").mkdir()
+    with pytest.raises(BadInput):
+        prepare_small([tmp_path / "nowhere.tsv"], tmp_path / "theirs" / "a" / "b" / "out")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "theirs"]
+
+
+def test_rows_to_be_scored_need_no_weight_even_where_there_is_a_column(tmp_path: Path) -> None:
+    """An empty weight costs a labelled row, not one without a label."""
+    schema = SMALL.model_copy(update={"weight": "w", "header": True, "separator": ","})
+    (tmp_path / "good.csv").write_text("label,w,n1,n2,a,b\n" + "1,2,1,1,x,y\n0,1,2,2,x,z\n" * 5)
+    prepare_small([tmp_path / "good.csv"], tmp_path / "a", schema=schema, split=Split("none", 0, 0, 0))
+    (tmp_path / "bare.csv").write_text("w,n1,n2,a,b\n,1,1,x,y\n3,2,2,x,z\n")
+    fitted = load_spec(tmp_path / "a")
+    manifest = prepare_small([tmp_path / "bare.csv"], tmp_path / "b", fitted=fitted, split=Split("none", 0, 0, 0))
+    assert (manifest["rows"], manifest["rows_rejected"]) == (2, 0)
+    assert whole(tmp_path / "b")["weight"].to_list() == [1, 1]
+
+
+def test_time_axis_is_only_of_logs_in_order_of_time(tmp_path: Path) -> None:
+    """Slices of a log in any order are stretches of its rows, not of time."""
+    schema = SMALL.model_copy(update={"time": Time(name="ts"), "header": True, "separator": ","})
+    rows = [f"{i % 2},{i * 60},1,1,x,y{i}" for i in range(480)]
+    for name, lines in (("sorted", rows), ("shuffled", [rows[i * 7 % 480] for i in range(480)])):
+        (tmp_path / f"{name}.csv").write_text("label,ts,n1,n2,a,b\n" + "".join(f"{line}\n" for line in lines))
+        prepare_small([tmp_path / f"{name}.csv"], tmp_path / name, schema=schema)
+    said = {
+        name: json.loads((tmp_path / name / "report.json").read_text(encoding="utf-8"))["over_time"]
+        for name in ("sorted", "shuffled")
+    }
+    assert said["sorted"]["first"] == [i * 1200 for i in range(24)]
+    assert said["sorted"]["last"] == [i * 1200 + 1140 for i in range(24)]
+    assert (said["shuffled"]["first"], said["shuffled"]["last"]) == (None, None)
+
+
+def test_first_range_of_quantiles_is_named_by_where_it_ends(tmp_path: Path) -> None:
+    """It begins nowhere."""
+    schema = Schema(numeric=(Numeric(name="x", kind="float", token="quantile", quantiles=4, min_count=1),))
+    (tmp_path / "log.tsv").write_text("".join(f"{i % 2}\t{i}\n" for i in range(100)))
+    prepare_small([tmp_path / "log.tsv"], tmp_path / "out", schema=schema, split=Split("none", 0, 0, 0))
+    said = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    values = [entry["value"] for entry in said["fields"]["x"]["values"]]
+    assert values == ["below 25", "from 25", "from 50", "from 75"]
