@@ -8,9 +8,6 @@ log is the same; only a few chunks are in memory at a time.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
@@ -22,14 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.draws import stream, uniform
+from features.ordered import in_parallel
 from features.output import file_appears_whole
 from features.progress import Progress
 from features.readings import read
 from features.world import draw_all, intercept, logit, sigmoid
 
 CHUNK_ROWS = 50_000
-# NumPy and Polars let go of Python's lock, so a second thread makes nearly twice as many rows; a third has no core.
-THREADS = 2
 
 _TRUTH = pa.schema([("row", pa.uint64()), ("probability", pa.float64()), ("click", pa.int8())])
 
@@ -69,7 +65,7 @@ def synth(
         if truth is not None:
             path = stack.enter_context(file_appears_whole(truth))
             known = stack.enter_context(pq.ParquetWriter(path, _TRUTH, compression="zstd"))
-        for chunk in _in_order(chunk_at, range(0, rows, CHUNK_ROWS)):
+        for chunk in in_parallel(chunk_at, range(0, rows, CHUNK_ROWS)):
             file.write(chunk.text)
             if known is not None:
                 known.write_table(chunk.truth.to_arrow())
@@ -78,18 +74,6 @@ def synth(
             loss -= float(np.log(np.where(click == 1, chance, 1 - chance)).sum())
             progress("generating", int(chunk.truth["row"][-1]) + 1, rows)
     return {"rows": rows, "click_rate": clicks / rows, "oracle_log_loss": loss / rows}
-
-
-def _in_order(work: Callable[[int], _Chunk], firsts: range) -> Iterator[_Chunk]:
-    """The chunks that begin at `firsts`, in that order, the next ones being made while one is written."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        coming: deque[Future[_Chunk]] = deque()
-        for first in firsts:
-            coming.append(pool.submit(work, first))
-            if len(coming) > THREADS:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
 
 
 def _chunk(first: int, rows: int, days: int, seed: int, interactions: float, start: float) -> _Chunk:

@@ -73,7 +73,7 @@ def test_chunks_and_threads_do_not_show(
     """The same bytes whatever is made at a time and beside what; no row repeats another, the truth goes on."""
     whole = generate(tmp_path, "whole", rows=500, seed=4)
     monkeypatch.setattr(synthetic, "CHUNK_ROWS", chunk_rows)
-    monkeypatch.setattr(synthetic, "THREADS", threads)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(threads)), raising=False)
     pieces = generate(tmp_path, "pieces", rows=500, seed=4)
     assert pieces.read_bytes() == whole.read_bytes()
     assert len(set(pieces.read_text().splitlines())) == len(pieces.read_text().splitlines()) == 500
