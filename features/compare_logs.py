@@ -15,7 +15,7 @@ from features.output import file_appears_whole
 from features.prepare import MANIFEST_FILE
 from features.profile import Profile
 from features.progress import Progress
-from features.scan import Scanned, scan
+from features.scan import Scanned, first_of, scan
 from features.schema import Schema
 from features.sources import open_sources
 from features.spec import load_spec
@@ -56,9 +56,7 @@ def _profile(name: str, schema: Schema, max_reject_rate: float, progress: Progre
     def seen(scanned: Scanned) -> None:
         nonlocal done, rejected, first
         done, rejected = done + scanned.read, rejected + scanned.rejected.height
-        if scanned.rejected.height and not first:
-            example = scanned.rejected.row(0, named=True)
-            first = f"the first is {example['file']} line {example['line']}: {example['reason']}"
+        first = first or first_of(scanned.rejected)
         progress(f"reading {name}", done, total)
 
     def together(frame: pl.DataFrame) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ import json
 import polars as pl
 
 from features.blocks import Block
-from features.parse import LINE, TEXT, Batch, Origin, parse_texts, rejects, split_off
+from features.parse import LINE, TEXT, Batch, Origin, no_utf8, parse_texts, rejects, split_off
 from features.schema import Schema
 
 
@@ -83,7 +83,7 @@ def _problem(line: bytes) -> str | None:
     try:
         found = json.loads(line.decode(), parse_constant=_refuse)
     except UnicodeDecodeError as error:
-        return f"byte {error.start + 1} of the line, {line[error.start]:#04x}, is not UTF-8"
+        return no_utf8(error, line)
     except (ValueError, RecursionError) as error:
         return f"no JSON: {error}"
     return None if isinstance(found, dict) else f"a JSON {type(found).__name__}, not an object"

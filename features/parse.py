@@ -200,7 +200,7 @@ def _decode(lines: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
             reasons.append(None)
         except UnicodeDecodeError as error:
             texts.append(line.decode(errors="backslashreplace"))
-            reasons.append(f"byte {error.start + 1} of the line, {line[error.start]:#04x}, is not UTF-8")
+            reasons.append(no_utf8(error, line))
     decoded = lines.with_columns(pl.Series(TEXT, texts, dtype=pl.String))
     return split_off(decoded, pl.Series(reasons, dtype=pl.String))
 
@@ -251,6 +251,11 @@ def split_values(line: str, separator: str, *, strict: bool) -> list[str]:
     if '"' not in line:
         return line.split(separator)
     return next(csv.reader([line], delimiter=separator, strict=strict))
+
+
+def no_utf8(error: UnicodeDecodeError, line: bytes) -> str:
+    """Why a line is no text."""
+    return f"byte {error.start + 1} of the line, {line[error.start]:#04x}, is not UTF-8"
 
 
 def split_off(rows: pl.DataFrame, reasons: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame]:

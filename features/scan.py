@@ -109,6 +109,14 @@ def _count(
             )
 
 
+def first_of(rejected: pl.DataFrame) -> str:
+    """Where the first of some rejected rows is and what is wrong with it; nothing if there is none."""
+    if not rejected.height:
+        return ""
+    example = rejected.row(0, named=True)
+    return f"the first is {example['file']} line {example['line']}: {example['reason']}"
+
+
 class Rejects:
     """Keeps rejected rows aside as they come, and says when they are too many."""
 
@@ -126,9 +134,7 @@ class Rejects:
 
     def keep(self, rejected: pl.DataFrame) -> None:
         """Writes rejected rows, one JSON object a line."""
-        if rejected.height and not self.first:
-            example = rejected.row(0, named=True)
-            self.first = f"the first is {example['file']} line {example['line']}: {example['reason']}"
+        self.first = self.first or first_of(rejected)
         self.count += rejected.height
         self._file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected.iter_rows(named=True))
 
