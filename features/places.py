@@ -52,7 +52,11 @@ class Places:
         return np.where(parts == 0, spread, in_order)
 
     def shards(self, aside: Aside) -> Iterator[tuple[str, int, Callable[[], Columns]]]:
-        """Every shard's part, number, and what gives its rows, in order."""
+        """Every shard's part, number, and what gives its rows, in order.
+
+        Rows of shuffled shards are read by whoever asks for them; the others, which are cut at other places than they
+        lie, are read here.
+        """
         rows = aside.place_rows()
         used = np.flatnonzero(rows).tolist()
         for place in used:

@@ -13,6 +13,7 @@ from features.errors import BadInput
 from features.output import file_appears_whole
 from features.parse import ROW, Batch
 from features.progress import Progress
+from features.scan import first_of
 from features.sources import open_sources, read_batches
 from serving.model import ServedModel
 
@@ -48,6 +49,7 @@ def predict_logs(model: ServedModel, inputs: list[str], out: Path, progress: Pro
     Rows that cannot be read are kept in `OUT.rejected.ndjson`. Raises BadInput when none could be read.
     """
     rows = rejected = 0
+    first = ""
     rejects = out.with_name(out.name + ".rejected.ndjson")
     with file_appears_whole(out) as path, file_appears_whole(rejects) as aside:
         writer: pq.ParquetWriter | None = None
@@ -59,10 +61,13 @@ def predict_logs(model: ServedModel, inputs: list[str], out: Path, progress: Pro
                 batch.rejected.write_ndjson(aside_file)
                 rows += scored.height
                 rejected += batch.rejected.height
+                first = first or first_of(batch.rejected)
         if writer:
             writer.close()
         if not rows:
-            raise BadInput(f"none of the {rejected} rows of {', '.join(inputs)} could be read; nothing was written")
+            raise BadInput(
+                f"none of the {rejected} rows of {', '.join(inputs)} could be read; {first}; nothing was written"
+            )
     if not rejected:
         rejects.unlink()
     return {"rows": rows, "rows_rejected": rejected}
