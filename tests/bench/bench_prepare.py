@@ -1,6 +1,6 @@
 """How fast `ctr prepare` is, beside other tools on the same log, and how much memory it takes.
 
-    python tests/bench/bench_prepare.py                       # 5 million rows, memory at 10 million too: 20 minutes
+    python tests/bench/bench_prepare.py                       # 5 million rows, memory at 10 million too: 5 minutes
     python tests/bench/bench_prepare.py --rows 500000 --runs 1
 
 Every run is a process of its own; contenders take turns, and the median of each one's runs is printed, with the ratio
