@@ -127,6 +127,13 @@ class TestWithARun:
         assert figures <= set(encoded)
         assert (raw["rows"], encoded["rows"]) == (4000, 3200)
 
+    def test_predict_on_rows_that_are_none_names_the_first_and_leaves_nothing(self, project: Project) -> None:
+        (project.folder / "none.tsv").write_text("no row\nnor this\n")
+        done = project.ctr("predict", "run", "none.tsv", "--out", "none.parquet")
+        assert done.code == 2
+        assert "none of the 2 rows of none.tsv could be read; the first is none.tsv line 1: 1 fields" in done.error
+        assert not list(project.folder.glob("*none.parquet*"))
+
     def test_data_of_another_spec_are_refused_naming_both_digests(self, project: Project) -> None:
         other = project.folder / "other-spec"
         if not other.exists():
@@ -178,7 +185,19 @@ class TestWithARun:
 
 
 def test_every_command_explains_itself(tmp_path: Path) -> None:
-    names = ["synth", "fetch", "prepare", "train", "evaluate", "compare", "export", "promote", "predict", "serve"]
+    names = [
+        "synth",
+        "fetch",
+        "prepare",
+        "drift",
+        "train",
+        "evaluate",
+        "compare",
+        "export",
+        "promote",
+        "predict",
+        "serve",
+    ]
     explained: Callable[[str], str] = lambda name: run_ctr(name, "--help", cwd=tmp_path).out  # noqa: E731
     for name in [*names, "ui", "validate"]:
         assert f"Usage: ctr {name}" in explained(name)
