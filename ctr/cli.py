@@ -71,26 +71,23 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Turn raw click logs into encoded shards."""
-    from ctr.config import load_config
+    from ctr.config import load_config, schema_of
     from ctr.console import give, moved_text, rows_progress, say
     from features.prepare import REPORT_PAGE
     from features.prepare import prepare as encode
-    from features.schema import load_schema
     from features.spec import load_spec
     from features.split import Split
 
     chosen = [*(settings or []), *([f"prepare.split={split}"] if split else [])]
     loaded = load_config(config, chosen)
-    wanted, how = loaded.features, loaded.prepare
+    how = loaded.prepare
     if how.validation + how.test >= 1:
         raise BadInput(f"prepare.validation {how.validation} and prepare.test {how.test} leave no row to train on")
     with rows_progress() as progress:
         manifest = encode(
             inputs,
             out,
-            schema=load_schema(
-                wanted.layout, buckets=wanted.buckets, min_count=wanted.min_count, crosses=wanted.crosses
-            ),
+            schema=schema_of(loaded.features),
             fitted=None if spec is None else load_spec(spec),
             split=Split(how.split, how.validation, how.test, loaded.train.seed),
             shard_rows=how.shard_rows,
@@ -118,14 +115,12 @@ def drift(
     as_json: Json = False,
 ) -> None:
     """Say how far each field has moved from one log to another."""
-    from ctr.config import load_config
+    from ctr.config import load_config, schema_of
     from ctr.console import give, moved_text, rows_progress, say, table
     from features.compare_logs import compare_logs
-    from features.schema import load_schema
 
     loaded = load_config(config, settings or [])
-    wanted = loaded.features
-    schema = load_schema(wanted.layout, buckets=wanted.buckets, min_count=wanted.min_count, crosses=wanted.crosses)
+    schema = schema_of(loaded.features)
     with rows_progress() as progress:
         result = compare_logs(
             first, second, schema=schema, max_reject_rate=loaded.prepare.max_reject_rate, page=out, progress=progress
@@ -314,13 +309,11 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check configuration files, and the schemas that they name."""
-    from ctr.config import load_config
+    from ctr.config import load_config, schema_of
     from ctr.console import give
-    from features.schema import load_schema
 
     for path in configs:
-        wanted = load_config(path, []).features
-        load_schema(wanted.layout, buckets=wanted.buckets, min_count=wanted.min_count, crosses=wanted.crosses)
+        schema_of(load_config(path, []).features)
     give({"valid": True, "configs": [str(path) for path in configs]}, as_json, title="valid")
 
 

@@ -1,7 +1,7 @@
 """All settings: typed, frozen, read from YAML and `key=value`, with the default of each."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -9,13 +9,16 @@ from pydantic import Field
 from features.errors import BadInput
 from features.strict import Strict, parse, parse_yaml, read_yaml
 
+if TYPE_CHECKING:
+    from features.schema import Schema
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Features(Strict):
     """Which fields a log has and how they are hashed."""
 
-    layout: str = "criteo"  # "criteo", or the path of a schema in YAML
+    layout: str = "criteo"  # "criteo", "criteo-1tb", "avazu", or the path of a schema in YAML
     buckets: int | None = Field(default=None, ge=2, le=2**30)  # of every categorical field and cross
     min_count: int | None = Field(default=None, ge=1)  # training rows below which a bucket is rare
     crosses: tuple[tuple[str, ...], ...] = ()  # fields whose joined values the wide part sees
@@ -125,6 +128,13 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
             raise BadInput(f"'{override}' is no key=value; write it as train.epochs=3")
         _set(values, key.split("."), _value(text, override), override)
     return parse(Config, values, "command line" if path is None else f"{path} and command line")
+
+
+def schema_of(wanted: Features) -> "Schema":
+    """The schema that these settings ask for. Raises BadInput as `features.schema.load_schema` does."""
+    from features.schema import load_schema
+
+    return load_schema(wanted.layout, buckets=wanted.buckets, min_count=wanted.min_count, crosses=wanted.crosses)
 
 
 def dump_config(config: Config) -> str:

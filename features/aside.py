@@ -69,7 +69,7 @@ class Aside:
         self._id_fields, self._dense_fields, self._places = id_fields, dense_fields, places
         self._enough = min(shuffled * _ROWS_A_PLACE, _ROWS_IN_ALL)
         self._files: dict[int, NDArray[np.uint32]] = {}  # by the first row added: where each place starts
-        self._place_rows = np.zeros(places, np.int64)
+        self.place_rows = np.zeros(places, np.int64)  # how many rows each place has
         self._gathered: list[tuple[Columns, NDArray[np.int64]]] = []
         self._lock = Lock()
 
@@ -89,13 +89,9 @@ class Aside:
         if gathered:
             self._write(gathered)
 
-    def place_rows(self) -> NDArray[np.int64]:
-        """How many rows each place has, `[places]`."""
-        return self._place_rows
-
     def take(self, place: int) -> Columns:
         """The rows of a place, in order."""
-        columns = self._empty(int(self._place_rows[place]))
+        columns = self._empty(int(self.place_rows[place]))
         at = 0
         for first, starts in sorted(self._files.items()):
             some = slice(int(starts[place]), int(starts[place + 1]))
@@ -128,7 +124,7 @@ class Aside:
                 file.writelines(np.ascontiguousarray(column).data for column in some)
         with self._lock:
             self._files[first] = starts
-            self._place_rows += np.diff(starts.astype(np.int64))
+            self.place_rows += np.diff(starts.astype(np.int64))
 
     def _read(self, first: int, some: slice, into: Columns) -> None:
         """Reads some of a file's rows, all of one place, into columns of that length."""

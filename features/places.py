@@ -57,8 +57,7 @@ class Places:
         Rows of shuffled shards are read by whoever asks for them; the others, which are cut at other places than they
         lie, are read here.
         """
-        rows = aside.place_rows()
-        used = np.flatnonzero(rows).tolist()
+        used = np.flatnonzero(aside.place_rows).tolist()
         for place in used:
             if place < self.shuffled:
                 yield PARTS[0], place, partial(aside.take, place)
