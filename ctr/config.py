@@ -38,31 +38,64 @@ class Model(Strict):
     """The shape of the network."""
 
     embedding_dim: int = Field(default=16, ge=1)
+    deep: Literal["mlp", "dcn"] = "mlp"  # dcn: DCN-V2's cross layers before the ReLU layers
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (256, 128)  # units of the deep part's ReLU layers
+    cross_layers: int = Field(default=2, ge=1)  # of DCN-V2
+    cross_rank: int | None = Field(default=None, ge=1)  # of DCN-V2's matrices; null: whole ones
+    dropout: Share = 0.0  # of the ReLU layers' outputs
+    compute: Literal["float32", "bfloat16"] = "float32"  # what matrix products are worked out in
 
 
 class Optimizer(Strict):
-    """AdaGrad for embeddings and deep layers, FTRL for the wide part."""
+    """AdaGrad for embeddings, a choice for dense layers, FTRL for the wide part."""
 
     learning_rate: float = Field(default=0.05, gt=0)
     initial_accumulator_value: float = Field(default=1e-7, gt=0)  # Keras's 0.1 all but freezes rare ids
+    dense: Literal["adagrad", "clippy_adagrad", "adam"] = "adagrad"  # of the dense layers
+    dense_learning_rate: float | None = Field(default=None, gt=0)  # null: learning_rate
+    schedule: Literal["linear", "cosine", "constant", "plateau"] = "linear"
+    warm_up_steps: int = Field(default=0, ge=0)  # over which the rate rises evenly
     final_rate: float = Field(default=0.05, ge=0, le=1)  # share of the rate that is left at the last step
+    plateau_factor: float = Field(default=0.1, gt=0, lt=1)  # what the rate is multiplied by on a plateau
+    plateau_patience: int = Field(default=2, ge=1)  # evaluations without a better log loss that make a plateau
+    embedding_l2: float = Field(default=0.0, ge=0)  # on the embeddings of the batch's rows
     wide_learning_rate: float = Field(default=0.05, gt=0)
     wide_l1: float = Field(default=0.0, ge=0)
     wide_l2: float = Field(default=0.0, ge=0)
+
+
+class SecondPhase(Strict):
+    """After `train.epochs`: groups learn mostly from snapshots of the first phase's end."""
+
+    epochs: float = Field(default=0.0, ge=0)  # 0: there is none
+    label_weight: float = Field(default=0.05, ge=0)  # of the labels' loss
+    weight: float = Field(default=1.0, gt=0)  # of the distillation term
+    learning_rate: float = Field(default=0.1, gt=0)  # constant
+    teacher: Literal["peers", "everyone"] = "everyone"
+    snapshots: Literal["frozen", "refreshed"] = "frozen"
 
 
 class Codistillation(Strict):
     """How groups learn from one another."""
 
     groups: int = Field(default=2, ge=1, le=16)  # 1: a single model
+    peers: Literal["all", "ring"] = "all"  # ring: each group learns from the one before it
+    teacher: Literal["peers", "everyone"] = "peers"  # everyone: the mean takes in the group's own last snapshot
+    term: Literal["cross_entropy", "squared_logits"] = "cross_entropy"
     weight: float = Field(default=3.0, ge=0)  # of the distillation term, once it has ramped up
+    final_weight: float | None = Field(default=None, ge=0)  # moved to evenly until the last step; null: stays
+    teacher_share: float = Field(default=1.0, gt=0, le=1)  # of a batch's rows that peers are asked about
     burn_in_epochs: float = Field(default=0.75, ge=0)  # learning from labels alone
     ramp_steps: int = Field(default=50, ge=0)
+    overlap: float = Field(default=1.0, ge=0, le=1)  # share of training rows that all groups read; 0: disjoint parts
+    champion: str | None = None  # a model that stays as it is and is one more peer
     exchange_every: int = Field(default=100, ge=1)  # steps from one snapshot to the next
     exchange: Literal["lockstep", "async"] = "lockstep"
     peer_timeout: float = Field(default=600.0, gt=0)  # seconds that lockstep waits for a peer's snapshot
+    drop_after: int = Field(default=1000, ge=1)  # steps behind at which a peer's snapshot is no longer used
     snapshot_dtype: Literal["float16", "float32"] = "float16"
+    full_every: int = Field(default=10, ge=1)  # snapshots from one with all embedding rows to the next
+    second_phase: SecondPhase = SecondPhase()
 
 
 class Train(Strict):
@@ -75,6 +108,11 @@ class Train(Strict):
     seed: int = Field(default=0, ge=0)
     evaluate_every: int = Field(default=200, ge=1)  # steps from one evaluation on the validation part to the next
     checkpoint_every: int = Field(default=200, ge=1)  # steps
+    early_stopping: int = Field(default=0, ge=0)  # evaluations without a better log loss that end a phase at its best
+    ema: float = Field(default=0.0, ge=0, lt=1)  # decay a step of the average of the weights that is served; 0: none
+    warm_start: str | None = None  # a run whose weights this one begins with
+    restarts: int = Field(default=3, ge=0)  # of a group that died
+    max_loss: float = Field(default=10.0, gt=0)  # nats; a step's loss above it ends the run
 
 
 class Compare(Strict):
