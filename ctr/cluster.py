@@ -1,5 +1,6 @@
 """Starts the groups of a run on this machine, one process a worker, follows them, and ends them together."""
 
+import contextlib
 import json
 import os
 import queue
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from ctr.runs import group_folder
 from features.errors import WorkFailed
 
 _SECONDS_TO_END = 10.0
+_SECONDS_TO_NOTICE = 3.0
+# What a worker ends with when it lost another worker of its group.
+LOST = 75
 
 # Told of every event of every group: its number and the event, as `ctr.worker` prints them.
 Follow = Callable[[int, dict[str, Any]], None]
@@ -31,6 +36,12 @@ class Process:
     worker: int
     popen: "subprocess.Popen[str]"
     log: Path
+    reader: threading.Thread
+
+    @property
+    def done(self) -> bool:
+        """Whether it ended well and all that it said was heard."""
+        return self.popen.poll() == 0 and not self.reader.is_alive()
 
 
 def free_ports(count: int) -> list[int]:
@@ -45,81 +56,128 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def tf_configs(groups: int, workers: int) -> list[list[str]]:
-    """TF_CONFIG of every worker of every group: each group is a cluster of its own."""
-    ports = iter(free_ports(groups * workers))
-    configs: list[list[str]] = []
-    for _ in range(groups):
-        addresses = [f"127.0.0.1:{next(ports)}" for _ in range(workers)]
-        tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}} for i in range(workers)]
-        configs.append([json.dumps(task) for task in tasks])
-    return configs
+def tf_configs(workers: int) -> list[str]:
+    """TF_CONFIG of every worker of a group, which is a cluster of its own, on free ports."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}} for i in range(workers)]
+    return [json.dumps(task) for task in tasks]
 
 
-def start_groups(
-    arguments: Sequence[str], run: Path, *, groups: int, workers: int, tags: dict[str, str]
+def run_groups(
+    arguments: Sequence[str],
+    run: Path,
+    *,
+    groups: int,
+    workers: int,
+    restarts: int,
+    tags: dict[str, str],
+    follow: Follow,
+) -> list[int]:
+    """Runs `ctr worker ARGUMENTS` for each worker of each group until all have ended well.
+
+    A group of which a process was killed, or lost its fellow workers, is started again from its checkpoint, at most
+    `restarts` times; how often each was is returned. Raises WorkFailed with the last words of the first process that
+    failed by itself. However it ends, no process is left.
+    """
+    events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+    start = partial(_start_group, arguments, run, groups=groups, workers=workers, tags=tags, events=events)
+    running: list[list[Process]] = []
+    again = [0] * groups
+    try:
+        running += [start(group) for group in range(groups)]
+        while True:
+            _hand_on(events, follow)
+            for group, processes in enumerate(running):
+                failed = _failed(processes)
+                if failed is None:
+                    continue
+                how = f"worker {failed.worker} of group {group} {_end_of(failed)}"
+                if not _may_try_again(processes) or again[group] == restarts:
+                    times = f" (started again {restarts} times already)" if _may_try_again(processes) else ""
+                    raise WorkFailed(f"{how}{times}; its log is {failed.log}, the same command resumes")
+                again[group] += 1
+                text = f"{how}; the group starts again from its checkpoint ({again[group]} of {restarts} times)"
+                follow(group, {"event": "warning", "text": text})
+                end_processes(processes)
+                running[group] = start(group)
+            if all(process.done for processes in running for process in processes) and events.empty():
+                return again
+    finally:
+        end_processes([process for processes in running for process in processes])
+
+
+def _start_group(
+    arguments: Sequence[str],
+    run: Path,
+    group: int,
+    *,
+    groups: int,
+    workers: int,
+    tags: dict[str, str],
+    events: "queue.Queue[tuple[int, dict[str, Any]]]",
 ) -> list[Process]:
-    """Starts `ctr worker ARGUMENTS` for each worker of each group; their standard error goes to logs in the run."""
+    """Starts the processes of a group; their standard error goes to logs in the run, their events to the queue."""
+    folder = group_folder(run, group)
+    folder.mkdir(parents=True, exist_ok=True)
     processes: list[Process] = []
-    for group, configs in enumerate(tf_configs(groups, workers)):
-        folder = group_folder(run, group)
-        folder.mkdir(parents=True, exist_ok=True)
-        for worker, tf_config in enumerate(configs):
-            environment = {
-                **os.environ,
-                "TF_CONFIG": tf_config,
-                "CTR_GROUP": str(group),
-                "CTR_GROUPS": str(groups),
-                "CTR_EXCHANGE": str(run / "exchange"),
-                "CTR_PARENT": str(os.getpid()),
-                "CTR_TAGS": json.dumps(tags),
-                # A process a core: reading shards must not take the cores of the other groups.
-                "POLARS_MAX_THREADS": "1",
-                "OMP_NUM_THREADS": "1",
-            }
-            log = folder / f"worker-{worker}.log"
-            with log.open("a") as errors:
-                popen = subprocess.Popen(
-                    [sys.executable, "-m", "ctr", "worker", *arguments],
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                    # So that Ctrl-C reaches only the launcher, which ends all groups in good order.
-                    start_new_session=True,
-                )
-            processes.append(Process(group, worker, popen, log))
+    for worker, tf_config in enumerate(tf_configs(workers)):
+        environment = {
+            **os.environ,
+            "TF_CONFIG": tf_config,
+            "CTR_GROUP": str(group),
+            "CTR_GROUPS": str(groups),
+            "CTR_EXCHANGE": os.environ.get("CTR_EXCHANGE") or str(run / "exchange"),
+            "CTR_PARENT": str(os.getpid()),
+            "CTR_TAGS": json.dumps(tags),
+            # A process a core: reading shards must not take the cores of the other groups.
+            "POLARS_MAX_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        log = folder / f"worker-{worker}.log"
+        with log.open("a") as errors:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "ctr", "worker", *arguments],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                # So that Ctrl-C reaches only the launcher, which ends all groups in good order.
+                start_new_session=True,
+            )
+        process = Process(group, worker, popen, log, threading.Thread(target=_read, args=(group, popen, events)))
+        process.reader.daemon = True
+        process.reader.start()
+        processes.append(process)
     return processes
 
 
-def follow_groups(processes: Sequence[Process], follow: Follow) -> None:
-    """Waits until all processes have ended well.
-
-    Raises WorkFailed with the last words of the first process that failed. However it ends, no process is left.
-    """
-    events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
-    readers = [threading.Thread(target=_read, args=(process, events), daemon=True) for process in processes]
-    for reader in readers:
-        reader.start()
-    try:
+def _hand_on(events: "queue.Queue[tuple[int, dict[str, Any]]]", follow: Follow) -> None:
+    """Tells of the events that there are, after waiting a little for the first."""
+    with contextlib.suppress(queue.Empty):
         while True:
-            try:
-                while True:
-                    follow(*events.get(timeout=0.1))
-            except queue.Empty:
-                pass
-            codes = [process.popen.poll() for process in processes]
-            for process, code in zip(processes, codes, strict=True):
-                if code:
-                    how = f"was killed by signal {-code}" if code < 0 else f"failed: {_last_words(process.log)}"
-                    raise WorkFailed(
-                        f"worker {process.worker} of group {process.group} {how}; "
-                        f"its log is {process.log}, the same command resumes"
-                    )
-            if all(code == 0 for code in codes) and not any(reader.is_alive() for reader in readers) and events.empty():
-                return
-    finally:
-        end_processes(processes)
+            follow(*events.get(timeout=0.1))
+
+
+def _failed(processes: Sequence[Process]) -> Process | None:
+    """The process of a group that failed, the first that did so by itself; None while all is well."""
+    if not any(process.popen.poll() for process in processes):
+        return None
+    # The others of the group are about to notice, and may have more to say about why.
+    deadline = time.monotonic() + _SECONDS_TO_NOTICE
+    while any(process.popen.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ended = [process for process in processes if process.popen.poll()]
+    return min(ended, key=lambda process: (process.popen.returncode in (LOST, None), process.popen.returncode < 0))
+
+
+def _may_try_again(processes: Sequence[Process]) -> bool:
+    """Whether a group's processes were killed from outside or lost one another, and none gave up by itself."""
+    return all(process.popen.returncode in (None, 0, LOST) or process.popen.returncode < 0 for process in processes)
+
+
+def _end_of(process: Process) -> str:
+    code = process.popen.returncode
+    return f"was killed by signal {-code}" if code < 0 else f"failed: {_last_words(process.log)}"
 
 
 def end_processes(processes: Sequence[Process]) -> None:
@@ -136,15 +194,15 @@ def end_processes(processes: Sequence[Process]) -> None:
             process.popen.wait()
 
 
-def _read(process: Process, events: "queue.Queue[tuple[int, dict[str, Any]]]") -> None:
-    assert process.popen.stdout is not None
-    for line in process.popen.stdout:
+def _read(group: int, popen: "subprocess.Popen[str]", events: "queue.Queue[tuple[int, dict[str, Any]]]") -> None:
+    assert popen.stdout is not None
+    for line in popen.stdout:
         try:
             event = json.loads(line)
         except ValueError:
             continue  # what a library printed
         if isinstance(event, dict) and "event" in event:
-            events.put((process.group, event))
+            events.put((group, event))
 
 
 def _last_words(log: Path) -> str:

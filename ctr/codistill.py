@@ -1,4 +1,4 @@
-"""The codistillation loss: what a group learns from its peers, and how strongly at which step."""
+"""The codistillation loss: what a group learns from its teacher, the mean of its peers' last known models."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,19 +20,20 @@ def distillation_loss(logits: Any, teacher: Any) -> Any:
     return tf.reduce_mean(terms, axis=1)
 
 
-def teacher_mean(peer_logits: Sequence[Any], present: Any) -> Any:
-    """Mean of the peers' probabilities `[batch, 1]`, over those peers whose `present` `[peers]` is 1."""
-    probabilities = tf.stop_gradient(tf.sigmoid(tf.stack(peer_logits)))
-    return tf.tensordot(present, probabilities, axes=1) / tf.reduce_sum(present)
+def squared_logits(logits: Any, teacher: Any) -> Any:
+    """Half the squared difference of a group's logits and its teacher's, both `[batch, 1]`; `[batch]`.
+
+    The other psi of Anil et al. 2018, section 2. Halved, so that its gradient is the difference itself.
+    """
+    return 0.5 * tf.reduce_mean(tf.math.squared_difference(logits, tf.stop_gradient(teacher)), axis=1)
 
 
-def weight_at(step: int, *, weight: float, start: int, ramp_steps: int) -> float:
-    """The distillation term's weight at a step: 0 before `start`, then rising evenly to `weight` over `ramp_steps`."""
-    if step < start:
-        return 0.0
-    return weight * min(1.0, (step - start + 1) / ramp_steps) if ramp_steps else weight
+def teacher_mean(logits: Sequence[Any], present: Any, *, of_logits: bool = False) -> Any:
+    """Mean of the teachers' probabilities (or logits) `[batch, 1]`, over those whose `present` `[teachers]` is 1."""
+    stacked = tf.stop_gradient(tf.stack(logits))
+    return tf.tensordot(present, stacked if of_logits else tf.sigmoid(stacked), axes=1) / tf.reduce_sum(present)
 
 
-def is_boundary(step: int, *, start: int, every: int) -> bool:
-    """Whether groups exchange snapshots before this step: at the end of burn-in, then each `every` steps."""
-    return step >= start and (step - start) % every == 0
+def taught_rows(rows: Any, share: float) -> Any:
+    """How many of `rows` rows of a batch teachers are asked about: a share, at least one."""
+    return tf.maximum(1, tf.cast(tf.math.ceil(share * tf.cast(rows, tf.float32)), tf.int32))

@@ -105,8 +105,10 @@ def groups_progress(title: str) -> Generator[Follow]:
         notes: dict[int, dict[str, str]] = {}
 
         def follow(group: int, event: dict[str, Any]) -> None:
-            if event["event"] == "warning":
+            if event["event"] in ("warning", "note"):
                 progress.console.print(f"group {group}: {event['text']}", markup=False)
+                return
+            if event["event"] == "exchange":
                 return
             note = notes.setdefault(group, {})
             if event["event"] == "evaluation":

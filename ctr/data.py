@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -46,16 +46,35 @@ class Part:
     Attributes:
         shards: path and number of rows of each.
         mean_weight: of the training rows, by which weights are divided; None where the log has no weights.
+        division: which rows of each shard belong to it; None for all.
     """
 
     name: str
     shards: tuple[tuple[Path, int], ...]
     click_rate: float | None
     mean_weight: float | None = None
+    division: "Division | None" = None
 
     @property
     def rows(self) -> int:
         return sum(rows for _, rows in self.shards)
+
+
+@dataclass(frozen=True)
+class Division:
+    """The rows that one of several groups reads: a share that all read, and an even part of the rest."""
+
+    group: int
+    groups: int
+    overlap: float
+    seed: int
+
+    def rows(self, shard: int, rows: int) -> NDArray[np.int64]:
+        """Row numbers of this group in a shard of so many rows, ascending."""
+        order = np.random.default_rng([self.seed, shard]).permutation(rows)
+        common = round(rows * self.overlap)
+        first, last = (common + (rows - common) * i // self.groups for i in (self.group, self.group + 1))
+        return np.sort(np.concatenate([order[:common], order[first:last]]))
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,18 @@ def _part(folder: Path, name: str, entry: dict[str, Any], mean_weight: float | N
     return Part(name, shards, entry["click_rate"], mean_weight)
 
 
+def divided(part: Part, *, group: int, groups: int, overlap: float, seed: int) -> Part:
+    """One group's rows of a part: with `overlap` 1 all of them, with 0 as many as others', none of them theirs.
+
+    `seed` decides which rows; every group has to give the same.
+    """
+    if overlap == 1 or groups == 1:
+        return part
+    division = Division(group, groups, overlap, seed)
+    shards = tuple((path, len(division.rows(i, rows))) for i, (path, rows) in enumerate(part.shards))
+    return replace(part, shards=shards, division=division)
+
+
 def labels_of(part: Part) -> NDArray[np.float64]:
     """The labels of a part `[rows]`, in order."""
     columns = [rows.label[:, 0] for rows in in_order(part, _COLUMN_ROWS)]
@@ -128,8 +159,8 @@ def weights_of(part: Part) -> NDArray[np.float64] | None:
 
 def in_order(part: Part, batch_size: int) -> Iterator[Rows]:
     """All rows of a part in the order of the shards, the last batch smaller where they do not divide."""
-    for path, rows in part.shards:
-        shard = _load(path, part.mean_weight)
+    for index, (_, rows) in enumerate(part.shards):
+        shard = _shard(part, index)
         for first in range(0, rows, batch_size):
             yield shard.take(slice(first, first + batch_size))
 
@@ -156,11 +187,11 @@ def _at(part: Part, first: int, count: int, seed: int) -> Rows:
     while count:
         epoch, offset = divmod(first, part.rows)
         for shard in _shard_order(seed, epoch, len(part.shards)):
-            path, rows = part.shards[shard]
+            _, rows = part.shards[shard]
             if offset < rows:
                 order = _row_order(seed, epoch, shard, rows)
                 chosen = order[offset : offset + count]
-                pieces.append(_load(path, part.mean_weight).take(chosen))
+                pieces.append(_shard(part, shard).take(chosen))
                 first, count = first + len(chosen), count - len(chosen)
                 offset = 0
             else:
@@ -180,16 +211,21 @@ def _row_order(seed: int, epoch: int, shard: int, rows: int) -> NDArray[np.int64
     return np.random.default_rng([seed, epoch, shard]).permutation(rows)
 
 
+def _shard(part: Part, index: int) -> Rows:
+    return _load(part.shards[index][0], part.mean_weight, part.division, index)
+
+
 @lru_cache(maxsize=_CACHED_SHARDS)
-def _load(path: Path, mean_weight: float | None) -> Rows:
+def _load(path: Path, mean_weight: float | None, division: Division | None, index: int) -> Rows:
     frame = pl.read_parquet(path)
     ids = [name for name in frame.columns if name.startswith(ID_PREFIX)]
     dense = [name for name in frame.columns if name.startswith(DENSE_PREFIX)]
     weight = np.ones(frame.height) if mean_weight is None else frame["weight"].to_numpy() / mean_weight
-    return Rows(
+    rows = Rows(
         frame["row"].to_numpy(),
         frame["label"].to_numpy()[:, None],
         frame.select(ids).to_numpy(order="c"),
         frame.select(dense).to_numpy(order="c") if dense else np.zeros((frame.height, 0), np.float32),
         weight.astype(np.float32)[:, None],
     )
+    return rows if division is None else rows.take(division.rows(index, frame.height))

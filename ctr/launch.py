@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 from typing import IO, Any
 
-from ctr.cluster import Follow, follow_groups, start_groups
+from ctr.cluster import Follow, run_groups
 from ctr.config import Config, dump_config
 from ctr.data import Data
 from ctr.locks import try_lock
@@ -48,7 +48,15 @@ def train_run(
     status = "failed"
     interrupt_on_sigterm()
     try:
-        follow_groups(start_groups(arguments, run, groups=groups, workers=workers, tags=tags or {}), follow)
+        again = run_groups(
+            arguments,
+            run,
+            groups=groups,
+            workers=workers,
+            restarts=config.train.restarts,
+            tags=tags or {},
+            follow=follow,
+        )
         status = "finished"
     except KeyboardInterrupt:
         status = "killed"
@@ -58,6 +66,7 @@ def train_run(
             write_run(run, {**about, "status": status})
             _end_members(run, groups, {"killed": "KILLED", "failed": "FAILED"}[status], tracking)
     members = [json.loads((group_folder(run, g) / RESULT_FILE).read_text(encoding="utf-8")) for g in range(groups)]
+    members = [{**member, "restarts": times} for member, times in zip(members, again, strict=True)]
     result = _result(members)
     for member in members:
         tracking.set_tags(member["run_id"], {"served": str(member["group"] == result["served_group"]).lower()})
@@ -82,8 +91,25 @@ def _result(members: list[dict[str, Any]]) -> dict[str, Any]:
         "groups": len(members),
         "run_id": chosen["run_id"],
         "served_group": chosen["group"],
+        "warnings": _warnings(members),
         "members": members,
     }
+
+
+def _warnings(members: list[dict[str, Any]]) -> list[str]:
+    """What did not go as it should, in a line each."""
+    found: list[str] = []
+    for member in members:
+        group = f"group {member['group']}"
+        if member["restarts"]:
+            found.append(f"{group} was started again {member['restarts']} times")
+        if dropped := member.get("peers_dropped"):
+            found.append(f"{group} dropped its peers {dropped}: nothing came from them for too long")
+        if missed := member.get("snapshots_missed"):
+            found.append(f"{group} missed {missed} snapshots of its peers")
+        if unpublished := member.get("snapshots_unpublished"):
+            found.append(f"{group} could not publish {unpublished} snapshots")
+    return found
 
 
 def _check_fits(data: Data, config: Config) -> None:
@@ -92,9 +118,10 @@ def _check_fits(data: Data, config: Config) -> None:
         raise BadInput(f"{data.folder} has no labels to train on; prepare a log that has them")
     if training.rows == 0:
         raise BadInput(f"{data.folder} has no training rows; prepare it with a smaller validation and test part")
-    if config.train.workers_per_group > 1 and config.codistillation.exchange == "async":
+    if config.train.early_stopping and data.parts["validation"].rows == 0:
         raise BadInput(
-            "codistillation.exchange=async takes one worker a group: its workers could hear of other snapshots"
+            f"train.early_stopping={config.train.early_stopping} needs validation rows, {data.folder} has none; "
+            "prepare it with prepare.validation above 0"
         )
     batch, workers = config.train.batch_size, config.train.workers_per_group
     if batch % workers:

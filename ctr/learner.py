@@ -1,104 +1,213 @@
-"""A group's model, its optimizer and its peers' last known weights; a training step and a prediction."""
+"""A group's model, its optimizer and its teachers' last known weights; a training step and a prediction."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from ctr.codistill import teacher_mean
+from ctr.average import Average
+from ctr.codistill import distillation_loss, squared_logits, taught_rows, teacher_mean
 from ctr.data import Rows
+from ctr.exchange import Changes
 from ctr.model import WideAndDeep
 
 
 class Learner:
     """Trains one group's model under a distribution strategy.
 
-    Gradients travel among the workers of the strategy; the peers' weights are plain local copies that are only read.
+    Gradients travel among the workers of the strategy; teachers are plain local copies that are only read.
     """
 
     def __init__(
-        self, strategy: Any, model: WideAndDeep, optimizer: Any, peers: Sequence[WideAndDeep], *, batch_size: int
+        self,
+        strategy: Any,
+        model: WideAndDeep,
+        optimizer: Any,
+        rate: Any,
+        teachers: Sequence[WideAndDeep],
+        *,
+        batch_size: int,
+        worker: int = 0,
+        average: Average | None = None,
+        of_logits: bool = False,
+        teacher_share: float = 1.0,
     ):
-        """`batch_size` is the whole group's. `peers` are models of the same shape, one for each other group."""
-        self.strategy, self.model, self.optimizer, self.peers = strategy, model, optimizer, list(peers)
-        self.batch_size = batch_size
-        self.present = tf.Variable(tf.zeros([len(self.peers)]), trainable=False, name="present")
+        """Puts the parts together; nothing is trained yet.
+
+        Args:
+            rate: the variable that the optimizer takes its learning rate from.
+            teachers: a model for each peer, and whatever else teaches.
+            batch_size: of the whole group.
+            average: the moving average of the weights that is evaluated and served in place of the model.
+            of_logits: whether the model learns its teachers' logits instead of their probabilities.
+            teacher_share: of a batch's rows that teachers are asked about; their term counts more to make up.
+        """
+        self.strategy, self.model, self.optimizer, self.rate = strategy, model, optimizer, rate
+        self.teachers, self.batch_size, self.worker, self.average = list(teachers), batch_size, worker, average
+        self.of_logits, self.teacher_share = of_logits, teacher_share
+        self.present = tf.Variable(tf.zeros([len(self.teachers)]), trainable=False, name="present")
+        # Rows of the embedding tables that a step of this process has looked up since the last snapshot.
+        self._touched = np.zeros(model.wide.shape[0], bool)
         ids = tf.TensorSpec([None, model.field_count], tf.int32)
         dense = tf.TensorSpec([None, model.dense_count], tf.float32)
-        label, weight = tf.TensorSpec([None, 1], tf.float32), tf.TensorSpec([], tf.float32)
-        self._plain = tf.function(self._plain_step, input_signature=[ids, dense, label, label])
-        self._distilled = tf.function(self._distilled_step, input_signature=[ids, dense, label, label, weight])
+        column, scalar = tf.TensorSpec([None, 1], tf.float32), tf.TensorSpec([], tf.float32)
+        draw = tf.TensorSpec([2], tf.int32)
+        rows = [ids, dense, column, column]
+        self._plain = tf.function(self._plain_step, input_signature=[*rows, draw, scalar])
+        self._distilled = tf.function(self._distilled_step, input_signature=[*rows, draw, scalar, scalar])
         self._probabilities = tf.function(self._forward, input_signature=[ids, dense])
+        self._finite = tf.function(self._all_finite)
+        self._total = tf.function(self._sum)
 
-    def step(self, rows: Any, weight: float) -> Any:
+    def step(self, rows: Any, step: int, *, rate: float, weight: float, label_weight: float = 1.0) -> float:
         """One update on this worker's share of a batch; the group's mean loss in nats, before the update.
 
-        With `weight` 0, or no peer heard of yet, the peers are not asked: the step is a single model's.
+        With `weight` 0, or no teacher heard of yet, teachers are not asked: the step is a single model's.
+
+        Args:
+            step: of the run, which with the seed decides what dropout leaves out.
+            weight: of the distillation term.
         """
         _, label, ids, dense, row_weight = rows
-        if weight == 0 or not self.heard_of_peers:
-            return self._plain(ids, dense, label, row_weight)
-        return self._distilled(ids, dense, label, row_weight, tf.constant(weight, tf.float32))
+        self.rate.assign(rate)
+        draw, label_weight = tf.constant([step, self.worker]), tf.constant(label_weight, tf.float32)
+        if weight == 0 or not self.taught:
+            loss = self._plain(ids, dense, label, row_weight, draw, label_weight)
+        else:
+            weight = tf.constant(weight, tf.float32)
+            loss = self._distilled(ids, dense, label, row_weight, draw, label_weight, weight)
+        if self.average:
+            self.average.update(step + 1)
+        if self.teachers:
+            self._touched[ids.numpy() + self.model.starts] = True
+        return float(loss)
 
     @property
-    def heard_of_peers(self) -> bool:
+    def taught(self) -> bool:
+        """Whether any teacher has been heard of."""
         return bool(self.present.numpy().any())
 
-    def adopt(self, peer: int, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Takes a snapshot as the last known weights of the peer with this index."""
-        for name, variable in self.peers[peer].named_weights().items():
-            variable.assign(weights[name])
-        self.present.scatter_nd_update([[peer]], [1.0])
+    @property
+    def served(self) -> WideAndDeep:
+        """The model that is evaluated and served: the average of the weights where there is one."""
+        return self.average.model if self.average else self.model
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """The model's own weights by name."""
-        return {name: variable.numpy() for name, variable in self.model.named_weights().items()}
+    def adopt(self, teacher: int, parts: Sequence[Changes]) -> None:
+        """Takes a snapshot, or what changed since the last one, as the last known weights of a teacher."""
+        variables = self.teachers[teacher].named_weights()
+        for part in parts:
+            for name, values in part.weights.items():
+                if name in part.rows:
+                    variables[name].scatter_update(tf.IndexedSlices(values, part.rows[name]))
+                else:
+                    variables[name].assign(values)
+        self.set_present(teacher, True)
+
+    def set_present(self, teacher: int, present: bool) -> None:
+        """Whether a teacher is asked."""
+        self.present.scatter_nd_update([[teacher]], [float(present)])
+
+    def whole(self) -> Changes:
+        """All weights by name."""
+        self._touched[:] = False
+        return Changes({name: variable.numpy() for name, variable in self.model.named_weights().items()}, {})
+
+    def changes(self) -> Changes:
+        """All weights but those of embeddings that no step looked up since `whole` or `changes` was last called."""
+        touched = self._union_of_workers(self._touched)
+        self._touched = np.zeros_like(self._touched)
+        everywhere = np.flatnonzero(touched)
+        deep = everywhere[: np.searchsorted(everywhere, self.model.table.shape[0])]
+        rows = {"wide": everywhere, "table": deep}
+        weights = {
+            name: (tf.gather(variable, rows[name]) if name in rows else variable).numpy()
+            for name, variable in self.model.named_weights().items()
+        }
+        return Changes(weights, rows)
+
+    def forget_changes(self) -> None:
+        """Weights were put in from elsewhere: any of them may have changed."""
+        self._touched[:] = True
 
     def is_finite(self) -> bool:
         """Whether every weight is a finite number."""
-        return all(bool(np.isfinite(weight).all()) for weight in self.weights().values())
-
-    def learning_rate_at(self, step: int) -> float:
-        """AdaGrad's rate at a step."""
-        return float(self.optimizer.optimizers[-1].learning_rate(step))
+        return bool(self._finite().numpy())
 
     def predict(self, batches: Iterable[Rows]) -> NDArray[np.float64]:
-        """Click probabilities `[rows]` of all rows."""
+        """Click probabilities `[rows]` of all rows, by the model that is served."""
         scores = [self._probabilities(rows.ids, rows.dense).numpy() for rows in batches]
         return np.concatenate(scores).astype(np.float64) if scores else np.zeros(0)
 
+    def agree(self, values: Sequence[float]) -> list[float]:
+        """The chief's values, for every worker of the group; what the others give is passed over."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return list(values)
+        own = np.asarray(values, np.float64) * (self.worker == 0)
+        return self._sum_of_workers(own).tolist()
+
+    def all_agree(self, yes: bool) -> bool:
+        """Whether every worker of the group says yes."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return yes
+        return self._sum_of_workers(np.array([yes], np.float64))[0] == self.strategy.num_replicas_in_sync
+
     def meet(self) -> None:
         """Waits for all workers of the group: one that left earlier would end the others' cluster."""
+        self.all_agree(True)
 
-        @tf.function
-        def count() -> Any:
-            return self.strategy.reduce(
-                tf.distribute.ReduceOp.SUM, self.strategy.run(lambda: tf.constant(1)), axis=None
-            )
+    def _union_of_workers(self, mine: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        if self.strategy.num_replicas_in_sync == 1:
+            return mine
+        return self._sum_of_workers(mine.astype(np.int32)) > 0
 
-        count()
+    def _sum_of_workers(self, values: NDArray[Any]) -> NDArray[Any]:
+        return self._total(tf.constant(values)).numpy()
+
+    def _sum(self, values: Any) -> Any:
+        each = self.strategy.run(tf.identity, args=(values,))
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, each, axis=None)
+
+    def _all_finite(self) -> Any:
+        weights = self.model.named_weights().values()
+        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights])
 
     def _forward(self, ids: Any, dense: Any) -> Any:
-        return tf.sigmoid(self.model({"ids": ids, "dense": dense}))[:, 0]
+        return tf.sigmoid(self.served({"ids": ids, "dense": dense}))[:, 0]
 
-    def _plain_step(self, ids: Any, dense: Any, label: Any, row_weight: Any) -> Any:
-        return self._run({"ids": ids, "dense": dense, "label": label, "row_weight": row_weight})
+    def _plain_step(self, ids: Any, dense: Any, label: Any, row_weight: Any, draw: Any, label_weight: Any) -> Any:
+        inputs = {"ids": ids, "dense": dense, "label": label, "row_weight": row_weight}
+        return self._run({**inputs, "draw": draw, "label_weight": label_weight})
 
-    def _distilled_step(self, ids: Any, dense: Any, label: Any, row_weight: Any, weight: Any) -> Any:
-        inputs = {"ids": ids, "dense": dense, "row_weight": row_weight}
-        teacher = teacher_mean([peer(inputs) for peer in self.peers], self.present)
-        return self._run({**inputs, "label": label, "teacher": teacher, "weight": weight})
+    def _distilled_step(
+        self, ids: Any, dense: Any, label: Any, row_weight: Any, draw: Any, label_weight: Any, weight: Any
+    ) -> Any:
+        inputs = {"ids": ids, "dense": dense, "label": label, "row_weight": row_weight}
+        taught = taught_rows(tf.shape(ids)[0], self.teacher_share)
+        asked = {"ids": ids[:taught], "dense": dense[:taught]}
+        teacher = teacher_mean([each(asked) for each in self.teachers], self.present, of_logits=self.of_logits)
+        return self._run({**inputs, "draw": draw, "label_weight": label_weight, "teacher": teacher, "weight": weight})
 
     def _run(self, inputs: dict[str, Any]) -> Any:
         losses = self.strategy.run(self._update, args=(inputs,))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     def _update(self, inputs: dict[str, Any]) -> Any:
+        if "teacher" in inputs:
+            inputs = {**inputs, "distillation": lambda logits: self._term(logits, inputs["teacher"], inputs["weight"])}
         with tf.GradientTape() as tape:
             # The mean over the group's whole batch: this worker has a share of it, and gradients are summed.
             loss = tf.reduce_sum(self.model.compute_loss(inputs, training=True)) / self.batch_size
         variables = self.model.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss
+
+    def _term(self, logits: Any, teacher: Any, weight: Any) -> Any:
+        """The weighed distillation term of each row `[batch]`: 0 for the rows that teachers were not asked about."""
+        psi = squared_logits if self.of_logits else distillation_loss
+        if self.teacher_share == 1:
+            return weight * psi(logits, teacher)
+        rows, taught = tf.shape(logits)[0], tf.shape(teacher)[0]
+        scale = tf.cast(rows, tf.float32) / tf.cast(taught, tf.float32)
+        return tf.pad(weight * scale * psi(logits[:taught], teacher), [[0, rows - taught]])

@@ -40,12 +40,12 @@ class Member:
             tracking.log_files(self.run_id, files)
 
     def report(self, kind: str, values: dict[str, Any]) -> None:
-        """Tells of an event; an evaluation's figures are logged by step."""
+        """Tells of an event; the figures of evaluations and exchanges are logged by step."""
         print(json.dumps({"event": kind, **values}), flush=True)
-        if kind == "evaluation":
-            step = values["step"]
-            metrics = {name: value for name, value in values.items() if name not in ("step", "rows")}
-            tracking.log_metrics(self.run_id, metrics, step)
+        if kind in ("evaluation", "exchange"):
+            left_out = ("step", "rows", "peers_dropped")
+            metrics = {name: value for name, value in values.items() if name not in left_out and value is not None}
+            tracking.log_metrics(self.run_id, metrics, values["step"])
 
     def end(self, status: str) -> None:
         """Ends the run as FINISHED or FAILED."""

@@ -1,4 +1,4 @@
-"""Wide & deep (Cheng et al. 2016) on hashed ids and dense values."""
+"""Wide & deep (Cheng et al. 2016) on hashed ids and dense values, its deep part an MLP or DCN-V2."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,14 +8,12 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 import tf_keras
 
-from ctr.codistill import distillation_loss
-
 # Keras 2 as its users know it, which the types that TensorFlow ships (of Keras 3) do not describe.
 keras: Any = tf_keras
 
 
 class WideAndDeep(tfrs.Model):
-    """logit = wide . (ids, dense) + MLP(embeddings, dense).
+    """logit = wide . (ids, dense) + deep(embeddings, dense).
 
     All fields share one embedding table; a field's ids are shifted by the sizes of the fields before it, so that a
     batch is one gather and its update one sparse update. Crosses come last among the ids and only the wide part sees
@@ -31,19 +29,44 @@ class WideAndDeep(tfrs.Model):
         embedding_dim: int,
         hidden: Sequence[int],
         click_rate: float,
+        deep: str = "mlp",
+        cross_layers: int = 2,
+        cross_rank: int | None = None,
+        dropout: float = 0.0,
+        compute: str = "float32",
+        embedding_l2: float = 0.0,
+        seed: int = 0,
     ):
-        """`sizes`: ids of each field, the last `cross_count` of them crosses. `click_rate`: predicted at first."""
+        """Builds every weight.
+
+        Args:
+            sizes: ids of each field, the last `cross_count` of them crosses.
+            click_rate: predicted at first.
+            deep: `mlp`, or `dcn`: DCN-V2's cross layers (Wang et al. 2021, equation 1) before the ReLU layers.
+            cross_rank: of the cross layers' matrices (their section 3.3); None for whole ones.
+            dropout: share of the ReLU layers' outputs that training leaves out.
+            compute: what the deep part's products are worked out in, `float32` or `bfloat16`; weights are float32.
+            embedding_l2: penalty, halved, on the squares of the embeddings that a row looks up.
+            seed: of dropout.
+        """
         super().__init__(name="wide_and_deep")
         self.field_count, self.dense_count, self.embedding_dim = len(sizes), dense_count, embedding_dim
         self.deep_count = len(sizes) - cross_count
+        self.dropout, self.embedding_l2, self.seed = dropout, embedding_l2, seed
+        self.compute_type = tf.dtypes.as_dtype(compute)
         self.starts = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
         rows, deep_rows = sum(sizes), sum(sizes[: self.deep_count])
         small = keras.initializers.RandomNormal(stddev=0.01)
         self.table = self.add_weight(name="table", shape=[deep_rows, embedding_dim], initializer=small)
         self.wide = self.add_weight(name="wide", shape=[rows, 1], initializer="zeros")
         self.wide_dense = self.add_weight(name="wide_dense", shape=[2 * dense_count, 1], initializer="zeros")
-        self.hidden = [
-            keras.layers.Dense(units, "relu", kernel_initializer="he_uniform", name=f"hidden_{i}")
+        policy = keras.mixed_precision.Policy("float32" if compute == "float32" else f"mixed_{compute}")
+        self.crossed: list[Any] = [
+            tfrs.layers.dcn.Cross(projection_dim=cross_rank, name=f"cross_{i}", dtype=policy)
+            for i in range(cross_layers if deep == "dcn" else 0)
+        ]
+        self.hidden: list[Any] = [
+            keras.layers.Dense(units, "relu", kernel_initializer="he_uniform", name=f"hidden_{i}", dtype=policy)
             for i, units in enumerate(hidden)
         ]
         base_logit = keras.initializers.Constant(float(np.log(click_rate / (1 - click_rate))))
@@ -52,50 +75,78 @@ class WideAndDeep(tfrs.Model):
             loss=keras.losses.BinaryCrossentropy(from_logits=True, reduction=keras.losses.Reduction.NONE)
         )
         width = self.deep_count * embedding_dim + 2 * dense_count
+        for cross in self.crossed:
+            cross.build([None, width])
+            for name in ("_dense", "_dense_u", "_dense_v"):
+                if hasattr(cross, name):
+                    getattr(cross, name).build([None, cross_rank if name == "_dense_v" else width])
         for layer in [*self.hidden, self.logit]:
             layer.build([None, width])
             width = layer.units
         self.built = True
 
     def call(self, inputs: Mapping[str, Any], training: bool = False) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Logits `[batch, 1]` of `ids` int32 `[batch, fields]` and `dense` float32 `[batch, numbers]`."""
+        """Logits `[batch, 1]` of `ids` int32 `[batch, fields]` and `dense` float32 `[batch, numbers]`.
+
+        With dropout, training takes a `draw` int32 `[2]`, step and worker, too: the same draw leaves out the same.
+        """
+        return self._logits_and_embeddings(inputs, training)[0]
+
+    def compute_loss(self, inputs: Mapping[str, Any], training: bool = False) -> Any:
+        """Loss of each row (nats), `[batch]`: `label_weight` x CE(label), and what `distillation` gives for the logits.
+
+        With the penalty on embeddings, where there is one. Where `inputs` has a `row_weight` `[batch, 1]`, each row's
+        loss is multiplied by it. `label_weight` is 1 where `inputs` has none.
+        """
+        logits, embedded = self._logits_and_embeddings(inputs, training)
+        loss = self.task(labels=inputs["label"], predictions=logits, compute_metrics=False)
+        if "label_weight" in inputs:
+            loss *= inputs["label_weight"]
+        if "distillation" in inputs:
+            loss += inputs["distillation"](logits)
+        if self.embedding_l2:
+            loss += 0.5 * self.embedding_l2 * tf.reduce_sum(tf.square(embedded), axis=[1, 2])
+        return loss * inputs["row_weight"][:, 0] if "row_weight" in inputs else loss
+
+    def _logits_and_embeddings(self, inputs: Mapping[str, Any], training: bool) -> tuple[Any, Any]:
         places = inputs["ids"] + self.starts
         missing = tf.math.is_nan(inputs["dense"])
         dense = tf.concat([tf.where(missing, 0.0, inputs["dense"]), tf.cast(missing, tf.float32)], axis=1)
         embedded = tf.gather(self.table, places[:, : self.deep_count])
         deep = tf.concat([tf.reshape(embedded, [-1, self.deep_count * self.embedding_dim]), dense], axis=1)
-        for layer in self.hidden:
+        deep = first = tf.cast(deep, self.compute_type)
+        for layer in self.crossed:
+            deep = layer(first, deep)
+        for i, layer in enumerate(self.hidden):
             deep = layer(deep)
+            if training and self.dropout:
+                deep = self._left_out(deep, i, inputs["draw"])
         wide = tf.reduce_sum(tf.gather(self.wide, places), axis=1) + tf.matmul(dense, self.wide_dense)
-        return wide + self.logit(deep)
+        return wide + self.logit(tf.cast(deep, tf.float32)), embedded
 
-    def compute_loss(self, inputs: Mapping[str, Any], training: bool = False) -> Any:
-        """Loss of each row (nats), `[batch]`: CE(label) and, where `inputs` has a `teacher`, `weight` x CE(teacher).
-
-        Where `inputs` has a `row_weight` `[batch, 1]`, each row's loss is multiplied by it.
-        """
-        logits = self(inputs, training=training)
-        loss = self.task(labels=inputs["label"], predictions=logits, compute_metrics=False)
-        if "teacher" in inputs:
-            loss += inputs["weight"] * distillation_loss(logits, inputs["teacher"])
-        return loss * inputs["row_weight"][:, 0] if "row_weight" in inputs else loss
+    def _left_out(self, values: Any, layer: int, draw: Any) -> Any:
+        """Dropout that depends on nothing but seed, layer, step and worker, so that a resumed run draws the same."""
+        seed = tf.random.experimental.stateless_fold_in(draw, self.seed * 1009 + layer)
+        kept = tf.random.stateless_uniform(tf.shape(values), seed) >= self.dropout
+        return tf.where(kept, values / tf.cast(1 - self.dropout, values.dtype), tf.zeros([], values.dtype))
 
     @property
     def wide_variables(self) -> list[Any]:
-        """What FTRL updates."""
+        """What FTRL updates: the wide part."""
         return [self.wide, self.wide_dense]
 
     @property
-    def deep_variables(self) -> list[Any]:
-        """What AdaGrad updates."""
-        return [
-            self.table,
-            *(variable for layer in [*self.hidden, self.logit] for variable in layer.trainable_variables),
-        ]
+    def dense_variables(self) -> list[Any]:
+        """Kernels and biases of the deep part."""
+        layers = [*self.crossed, *self.hidden, self.logit]
+        return [variable for layer in layers for variable in layer.trainable_variables]
 
     def named_weights(self) -> dict[str, Any]:
         """Every trainable variable by a name that is the same in every process."""
         named = {"wide": self.wide, "wide_dense": self.wide_dense, "table": self.table}
+        for cross in self.crossed:
+            parts = ("kernel", "bias") if len(cross.trainable_variables) == 2 else ("u", "v", "bias")
+            named |= {f"{cross.name}.{part}": each for part, each in zip(parts, cross.trainable_variables, strict=True)}
         for layer in [*self.hidden, self.logit]:
             named |= {f"{layer.name}.kernel": layer.kernel, f"{layer.name}.bias": layer.bias}
         return named

@@ -1,33 +1,36 @@
-"""FTRL for the wide part, AdaGrad for the rest, as in the wide & deep paper; every variable exactly once."""
+"""FTRL for the wide part, as in the wide & deep paper, AdaGrad for embeddings, a choice for dense layers."""
 
 from typing import Any
 
 import tf_keras
+from tensorflow_recommenders.experimental.optimizers.clippy_adagrad import ClippyAdagrad
 from tensorflow_recommenders.experimental.optimizers.composite_optimizer import CompositeOptimizer
 
 from ctr.model import WideAndDeep
 from features.errors import WorkFailed
 
 # Only the legacy optimizers have sparse kernels: the new ones touch the whole table at every step.
-_legacy = tf_keras.optimizers.legacy
+_legacy: Any = tf_keras.optimizers.legacy
 
 
 def make_optimizer(
     model: WideAndDeep,
     *,
-    learning_rate: float,
+    rate: Any,
+    dense: str,
+    dense_ratio: float,
     initial_accumulator_value: float,
     wide_learning_rate: float,
     wide_l1: float,
     wide_l2: float,
-    steps: int,
-    final_rate: float,
 ) -> Any:
-    """The optimizer of a model; AdaGrad's rate falls evenly over `steps` to the share `final_rate` of its start."""
-    check_each_once(model)
-    adagrad = _legacy.Adagrad(
-        linear_decay(learning_rate, steps, final_rate), initial_accumulator_value=initial_accumulator_value
-    )
+    """The optimizer of a model, every variable exactly once, with all of its slots.
+
+    Args:
+        rate: the variable that holds the embeddings' learning rate, and `dense_ratio` times the dense layers'.
+        dense: `adagrad`, `clippy_adagrad` (Bai et al. 2023, arXiv 2302.09178) or `adam`.
+    """
+    adagrad = _legacy.Adagrad(lambda: rate, initial_accumulator_value=initial_accumulator_value)
     # FTRL's rate must stay as it is: FTRL works out its weights anew from its sums at the rate of the moment, so a
     # falling rate shrinks what was learned (on 8,000 real rows the log loss rose from .484 to .510 as it fell).
     # Its own default accumulator, .1, is kept: the wide weights start at 0 and need no bold first step.
@@ -36,18 +39,49 @@ def make_optimizer(
         l1_regularization_strength=wide_l1,
         l2_regularization_strength=wide_l2,
     )
-    return CompositeOptimizer([(ftrl, lambda: model.wide_variables), (adagrad, lambda: model.deep_variables)])
+    parts: list[tuple[Any, list[Any]]] = [(ftrl, model.wide_variables)]
+    if dense == "adagrad" and dense_ratio == 1:
+        parts.append((adagrad, [model.table, *model.dense_variables]))
+    else:
+        of_layers = _of_layers(dense, _Scaled(rate, dense_ratio), initial_accumulator_value)
+        parts += [(adagrad, [model.table]), (of_layers, model.dense_variables)]
+    check_each_once(model, [variable for _, variables in parts for variable in variables])
+    for optimizer, variables in parts:
+        if isinstance(optimizer, _legacy.Optimizer):
+            optimizer._create_all_weights(variables)
+        else:
+            optimizer.build(variables)
+    return CompositeOptimizer([(optimizer, lambda variables=variables: variables) for optimizer, variables in parts])
 
 
-def check_each_once(model: WideAndDeep) -> None:
+def check_each_once(model: WideAndDeep, handled: list[Any]) -> None:
     """Raises WorkFailed if a trainable variable has no optimizer (it would not be trained) or two."""
-    handled = [variable.ref() for variable in [*model.wide_variables, *model.deep_variables]]
+    refs = [variable.ref() for variable in handled]
     for variable in model.trainable_variables:
-        times = handled.count(variable.ref())
+        times = refs.count(variable.ref())
         if times != 1:
             raise WorkFailed(f"variable {variable.name} {variable.shape} is handled by {times} optimizers instead of 1")
 
 
-def linear_decay(rate: float, steps: int, final_rate: float) -> Any:
-    """From `rate` at step 0 to `rate * final_rate` at step `steps`, and that from then on."""
-    return tf_keras.optimizers.schedules.PolynomialDecay(rate, max(steps, 1), rate * final_rate)
+class _Scaled(tf_keras.optimizers.schedules.LearningRateSchedule):
+    """The rate that the training loop sets, whatever the step."""
+
+    def __init__(self, rate: Any, ratio: float):
+        super().__init__()
+        self.rate, self.ratio = rate, ratio
+
+    def __call__(self, step: Any) -> Any:
+        return self.rate * self.ratio
+
+    def get_config(self) -> dict[str, Any]:
+        return {"ratio": self.ratio}
+
+
+def _of_layers(kind: str, rate: _Scaled, initial_accumulator_value: float) -> Any:
+    if kind == "adagrad":
+        return _legacy.Adagrad(rate, initial_accumulator_value=initial_accumulator_value)
+    if kind == "adam":
+        return _legacy.Adam(rate)
+    # Its step is clipped to a tenth of the weight, so that a bold start does no harm.
+    clippy: Any = ClippyAdagrad
+    return clippy(rate, initial_accumulator_value=initial_accumulator_value)

@@ -12,13 +12,13 @@ from features.errors import BadInput
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands. `parent`: process to end with, 0 for none."""
+    """Where this process stands. `exchange`: a folder or address; `parent`: process to end with, 0 for none."""
 
     group: int
     groups: int
     worker: int
     workers: int
-    exchange: Path
+    exchange: str
     parent: int
 
     @property
@@ -37,7 +37,7 @@ def find_place(run: Path) -> Place:
         raise BadInput(f"TF_CONFIG, CTR_GROUP or CTR_GROUPS cannot be read: {type(error).__name__} {error}") from None
     if not 0 <= group < groups:
         raise BadInput(f"CTR_GROUP is {group} but CTR_GROUPS is {groups}; groups are numbered from 0")
-    exchange = Path(os.environ.get("CTR_EXCHANGE") or run / "exchange")
+    exchange = os.environ.get("CTR_EXCHANGE") or str(run / "exchange")
     return Place(group, groups, worker, workers, exchange, int(os.environ.get("CTR_PARENT", "0")))
 
 

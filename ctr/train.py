@@ -1,239 +1,247 @@
-"""One group's training: the loop over steps, exchange with peers, evaluation, checkpoints, resume."""
+"""One group's training: the loop over phases and steps, with exchange, evaluation, checkpoints and resume."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
-from ctr.codistill import is_boundary, weight_at
-from ctr.data import Part, in_order, labels_of, training_batches, weights_of
-from ctr.exchange import Exchange
+from ctr.clock import Clock
+from ctr.data import Part, in_order, labels_of, weights_of
+from ctr.exchange import Moment
+from ctr.feed import training_dataset
 from ctr.learner import Learner
 from ctr.metrics import Evaluation, evaluate
+from ctr.peers import Peers
+from ctr.phases import Phase
+from ctr.rates import Plateau
+from ctr.state import State
 from features.errors import WorkFailed
 
 EVALUATION_BATCH = 8192
-_REPORT_SECONDS = 0.5
 
-# Told what happens: "progress", "evaluation", "warning", with the figures.
+# Told what happens: "progress", "evaluation", "exchange", "warning", with the figures.
 Report = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """When what happens, in steps. `start` is the end of burn-in, from which on groups learn from one another."""
+class Rhythm:
+    """What happens how often, in steps of the run; and when a phase ends.
 
-    steps: int
-    start: int
-    ramp_steps: int
-    weight: float
-    exchange_every: int
+    Attributes:
+        patience: evaluations without a better log loss that end a phase, at its best evaluation; 0: it ends at its
+            last step.
+        look_every: how often a group looks for frozen snapshots that it has not got yet.
+        max_loss: nats; a step's loss above it ends the run.
+    """
+
     evaluate_every: int
     checkpoint_every: int
+    patience: int
+    look_every: int
+    max_loss: float
 
 
-@dataclass
-class Peers:
-    """How this group hears of the others. `steps`: the step of each peer's snapshot in use, -1 before the first."""
+@dataclass(frozen=True)
+class Seat:
+    """Which share of a group's batches this process trains on, and where it keeps what."""
 
-    exchange: Exchange
-    groups: list[int]
-    lockstep: bool
-    timeout: float
-    chief: bool
-    steps: list[int] = field(default_factory=list[int])
-    bytes_published: int = 0
-    seconds_waited: float = 0.0
-    missed: int = 0
-
-    def meet(self, learner: Learner, step: int, start: int, report: Report, alive: Callable[[], None]) -> None:
-        """Publishes this group's weights and takes the peers', at a boundary."""
-        if self.chief:
-            self.bytes_published += self.exchange.publish(step, learner.weights())
-        for index, peer in enumerate(self.groups):
-            began = time.monotonic()
-            if self.lockstep:
-                snapshot = self.exchange.wait_for(peer, step, self.timeout, alive)
-            else:
-                # A copy from before the end of burn-in ruins a run: it is never used.
-                snapshot = self.exchange.newest(peer, since=start)
-            self.seconds_waited += time.monotonic() - began
-            if snapshot is not None:
-                learner.adopt(index, snapshot.weights)
-                self.steps[index] = snapshot.step
-            elif self.lockstep:
-                self.missed += 1
-                last = f"step {self.steps[index]}" if self.steps[index] >= 0 else "nothing yet"
-                report("warning", {"text": f"step {step}: no snapshot of group {peer} in time, going on with {last}"})
+    worker: int
+    workers: int
+    seed: int
+    checkpoints: Path
+    restore_from: Path
 
 
-def train(
-    learner: Learner,
-    training: Part,
-    validation: Part,
-    *,
-    schedule: Schedule,
-    peers: Peers | None,
-    seed: int,
-    worker: int,
-    workers: int,
-    checkpoints: Path,
-    restore_from: Path,
-    report: Report,
-    alive: Callable[[], None],
-) -> dict[str, float]:
-    """Trains to the last step of the schedule, from the last checkpoint in `restore_from` if there is one.
+class Training:
+    """A group's training, from its last checkpoint if there is one."""
 
-    Returns the steps done, examples a second of this group (evaluation aside) and what the exchange cost. `alive` is
-    called at every step, so that the caller can end the training by raising. Raises WorkFailed when the loss is no
-    longer finite.
-    """
-    position = tf.Variable(tf.zeros([], tf.int64), trainable=False)
-    known = tf.Variable(-tf.ones([max(len(learner.peers), 1)], tf.int64), trainable=False)
-    state = tf.train.Checkpoint(
-        model=learner.model,
-        optimizer=learner.optimizer,
-        peers=learner.peers,
-        present=learner.present,
-        position=position,
-        known=known,
-    )
-    manager = tf.train.CheckpointManager(state, str(checkpoints), max_to_keep=2)
-    latest = tf.train.latest_checkpoint(str(restore_from))
-    if latest:
-        state.restore(latest)
-    first = int(position.numpy())
-    if peers:
-        peers.steps = [int(step) for step in known.numpy()][: len(peers.groups)]
-    batches = iter(
-        training_dataset(
-            training,
-            fields=learner.model.field_count,
-            numbers=learner.model.dense_count,
-            batch_size=learner.batch_size,
-            seed=seed,
-            first_step=first,
-            worker=worker,
-            workers=workers,
-            steps=schedule.steps,
-        )
-    )
-    clock = _Clock(learner.batch_size)
-    loss: Any = float("nan")
-    for step in range(first, schedule.steps):
-        alive()
-        if peers and is_boundary(step, start=schedule.start, every=schedule.exchange_every):
-            peers.meet(learner, step, schedule.start, report, alive)
-        weight = weight_at(step, weight=schedule.weight, start=schedule.start, ramp_steps=schedule.ramp_steps)
-        loss = learner.step(next(batches), weight)
-        clock.tick()
-        done = step + 1
-        if done % schedule.checkpoint_every == 0 or done == schedule.steps:
-            # The loss is from before the step's update, which may be what exploded.
-            after = float(loss) if learner.is_finite() else float("nan")
-            _check_finite(after, step, learner, manager.latest_checkpoint)
-            position.assign(done)
-            if peers:
-                known.assign(peers.steps)
-            manager.save(checkpoint_number=done)
-        if done % schedule.evaluate_every == 0 and done < schedule.steps and validation.rows:
-            with clock.paused():
-                report("evaluation", {"step": done, **evaluate_part(learner, validation).as_dict()})
-        if clock.report_due() or done == schedule.steps:
-            staleness = step - min(peers.steps) if peers and peers.steps and min(peers.steps) >= 0 else None
-            report(
-                "progress",
-                {
-                    "step": done,
-                    "steps": schedule.steps,
-                    "loss": _check_finite(float(loss), step, learner, manager.latest_checkpoint),
-                    "examples_per_second": clock.examples_per_second,
-                    "staleness": staleness,
-                },
+    def __init__(
+        self,
+        learner: Learner,
+        training: Part,
+        validation: Part,
+        *,
+        phases: Sequence[Phase],
+        rates: Sequence[Callable[[int], float]],
+        rhythm: Rhythm,
+        peers: Peers | None,
+        plateau: Plateau | None,
+        seat: Seat,
+        report: Report,
+        alive: Callable[[], None],
+    ):
+        """`rates`: the learning rate of each phase by its step. `alive` is called at every step and may end it all."""
+        self.learner, self.training, self.validation = learner, training, validation
+        self.phases, self.rates, self.rhythm, self.peers, self.plateau = phases, rates, rhythm, peers, plateau
+        self.seat, self.report, self.alive = seat, report, alive
+        self.state = State(learner, peers, plateau, seat.checkpoints, seat.restore_from)
+        self.clock = Clock(learner.batch_size)
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end; returns the steps, rows a second (pauses aside) and what the exchange cost.
+
+        Raises WorkFailed when the loss is no longer finite, or explodes.
+        """
+        state = self.state
+        state.resume()
+        while state.phase <= len(self.phases):
+            self._train_phase(self.phases[state.phase - 1], self.rates[state.phase - 1])
+        if self.peers:
+            self.peers.finish(Moment(len(self.phases) + 1, 0))
+        return {
+            "steps": state.done,
+            "examples_per_second": self.clock.rows_per_second,
+            **(self.peers.figures() if self.peers else {}),
+        }
+
+    def _train_phase(self, phase: Phase, rate_at: Callable[[int], float]) -> None:
+        state, rhythm = self.state, self.rhythm
+        batches = self._batches(phase.steps - state.step)
+        ended = False
+        while state.step < phase.steps and not ended:
+            self.alive()
+            self._exchange(phase)
+            rate = rate_at(state.step) * (self.plateau.factor if self.plateau else 1.0)
+            loss = self.learner.step(
+                next(batches),
+                state.done,
+                rate=rate,
+                weight=phase.weight_at(state.step) if self.learner.teachers else 0.0,
+                label_weight=phase.label_weight,
             )
-    return {
-        "steps": schedule.steps,
-        "examples_per_second": clock.examples_per_second,
-        "bytes_published": peers.bytes_published if peers else 0,
-        "seconds_waited": peers.seconds_waited if peers else 0.0,
-        "snapshots_missed": peers.missed if peers else 0,
-    }
+            self._check(loss, phase, rate)
+            state.step += 1
+            state.done += 1
+            self.clock.tick()
+            if state.done % rhythm.evaluate_every == 0 and state.step < phase.steps:
+                ended = self._evaluate()
+            if state.done % rhythm.checkpoint_every == 0:
+                self._save(rate)
+            self._tell(phase, loss, rate)
+        self._end_phase(phase)
+
+    def _batches(self, steps: int) -> Any:
+        model = self.learner.model
+        return iter(
+            training_dataset(
+                self.training,
+                fields=model.field_count,
+                numbers=model.dense_count,
+                batch_size=self.learner.batch_size,
+                seed=self.seat.seed,
+                first_step=self.state.done,
+                worker=self.seat.worker,
+                workers=self.seat.workers,
+                steps=self.state.done + steps,
+            )
+        )
+
+    def _exchange(self, phase: Phase) -> None:
+        if self.peers is None:
+            return
+        state, peers = self.state, self.peers
+        moment, frozen = Moment(phase.number, state.step), Moment(phase.number, phase.start)
+        if phase.is_boundary(state.step):
+            # What peers published before this phase teaches until they come to it too.
+            first = Moment(1, self.phases[0].start)
+            peers.meet(
+                self.learner,
+                moment,
+                first,
+                state.done,
+                everyone=phase.everyone,
+                warn=self._warn,
+                alive=self.alive,
+            )
+            self.report("exchange", {"step": state.done, "staleness": peers.staleness(state.done), **peers.figures()})
+        elif not phase.exchange_every and state.done % self.rhythm.look_every == 0:
+            peers.look_for(self.learner, frozen, state.done, warn=self._warn, alive=self.alive)
+        if state.step > phase.start:
+            # Frozen snapshots do not grow too old.
+            peers.drop_stale(self.learner, state.done, frozen if not phase.exchange_every else None, self._warn)
+
+    def _evaluate(self) -> bool:
+        """Evaluates on the validation part, if there is one; whether the phase is to end."""
+        if not self.validation.rows:
+            return False
+        with self.clock:
+            found = math.nan
+            if self.seat.worker == 0:
+                figures = evaluate_part(self.learner, self.validation).as_dict()
+                found = float(figures["log_loss"] or math.nan)
+                self.report("evaluation", {"step": self.state.done, **figures})
+            return self._judge(self.learner.agree([found])[0])
+
+    def _judge(self, log_loss: float) -> bool:
+        """Keeps the best state of the phase and drops the rate on a plateau; whether patience is at its end."""
+        if self.plateau and self.plateau.note(log_loss):
+            self._say(f"step {self.state.done}: no better log loss, the learning rate drops")
+        if not self.rhythm.patience:
+            return False
+        if log_loss < self.state.least:
+            self.state.least, self.state.waited = log_loss, 0
+            self.state.save_best()
+        else:
+            self.state.waited += 1
+        return self.state.waited >= self.rhythm.patience
+
+    def _end_phase(self, phase: Phase) -> None:
+        state = self.state
+        if self.rhythm.patience and self.validation.rows:
+            self._evaluate()  # the last step's weights may be the best
+            self.learner.meet()  # all workers have written theirs
+            state.back_to_best()
+            self.learner.forget_changes()
+            self._say(f"phase {phase.number} ends with the weights of step {state.done}, log loss {state.least:.5f}")
+        state.phase, state.step = phase.number + 1, 0
+        state.least, state.waited = math.inf, 0
+        if self.plateau:
+            self.plateau.reset()
+        self._save(math.nan)
+
+    def _save(self, rate: float) -> None:
+        # The loss is from before the step's update, which may be what exploded.
+        if not self.learner.is_finite():
+            self._stop("a weight is not finite", rate)
+        self.state.save()
+
+    def _check(self, loss: float, phase: Phase, rate: float) -> None:
+        # The distillation term is a log loss too.
+        limit = self.rhythm.max_loss * max(1.0, phase.label_weight + max(phase.weight, phase.final_weight))
+        if not loss <= limit:
+            self._stop(f"loss is {loss:.6g} (the limit is {limit:g})", rate)
+
+    def _stop(self, what: str, rate: float) -> None:
+        last = self.state.last_checkpoint
+        kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        raise WorkFailed(f"{what} at step {self.state.done} with learning rate {rate:.3g}; {kept}; try a lower rate")
+
+    def _tell(self, phase: Phase, loss: float, rate: float) -> None:
+        state = self.state
+        if not (self.clock.report_due() or state.step == phase.steps):
+            return
+        later = sum(each.steps for each in self.phases[phase.number :])
+        self.report(
+            "progress",
+            {
+                "step": state.done,
+                "steps": state.done + phase.steps - state.step + later,
+                "phase": phase.number,
+                "loss": loss,
+                "learning_rate": rate,
+                "examples_per_second": self.clock.rows_per_second,
+                "staleness": self.peers.staleness(state.done) if self.peers else None,
+            },
+        )
+
+    def _warn(self, text: str) -> None:
+        self.report("warning", {"text": text})
+
+    def _say(self, text: str) -> None:
+        self.report("note", {"text": text})
 
 
 def evaluate_part(learner: Learner, part: Part) -> Evaluation:
-    """The model's figures on all rows of a part."""
+    """The served model's figures on all rows of a part."""
     return evaluate(labels_of(part), learner.predict(in_order(part, EVALUATION_BATCH)), weights_of(part))
-
-
-def training_dataset(
-    part: Part,
-    *,
-    fields: int,
-    numbers: int,
-    batch_size: int,
-    seed: int,
-    first_step: int,
-    worker: int,
-    workers: int,
-    steps: int,
-) -> Any:
-    """`training_batches` from one step up to another as a tf.data.Dataset of `Rows`: so many id fields and numbers."""
-
-    def rows() -> Iterator[Any]:
-        yield from training_batches(
-            part, batch_size=batch_size, seed=seed, first_step=first_step, worker=worker, workers=workers
-        )
-
-    signature = (
-        tf.TensorSpec([None], tf.uint64),
-        tf.TensorSpec([None, 1], tf.float32),
-        tf.TensorSpec([None, fields], tf.int32),
-        tf.TensorSpec([None, numbers], tf.float32),
-        tf.TensorSpec([None, 1], tf.float32),
-    )
-    return tf.data.Dataset.from_generator(rows, output_signature=signature).take(steps - first_step).prefetch(2)
-
-
-def _check_finite(loss: float, step: int, learner: Learner, checkpoint: str | None) -> float:
-    if not math.isfinite(loss):
-        rate = learner.learning_rate_at(step)
-        last = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
-        raise WorkFailed(f"loss is {loss} at step {step} with learning rate {rate:.3g}; {last}; try a lower rate")
-    return loss
-
-
-class _Clock:
-    """Examples a second since the first step was done (it pays for tracing), without the pauses."""
-
-    def __init__(self, batch_size: int):
-        self.batch_size, self.ticks, self.began, self.away = batch_size, 0, 0.0, 0.0
-        self.reported = time.monotonic()
-
-    def tick(self) -> None:
-        self.ticks += 1
-        if self.ticks == 1:
-            self.began = time.monotonic()
-
-    def paused(self) -> "_Clock":
-        return self
-
-    def __enter__(self) -> None:
-        self._left = time.monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        self.away += time.monotonic() - self._left
-
-    def report_due(self) -> bool:
-        due = time.monotonic() - self.reported > _REPORT_SECONDS
-        if due:
-            self.reported = time.monotonic()
-        return due
-
-    @property
-    def examples_per_second(self) -> float:
-        seconds = time.monotonic() - self.began - self.away
-        return (self.ticks - 1) * self.batch_size / seconds if self.ticks > 1 else 0.0

@@ -8,9 +8,11 @@ object a line.
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+from ctr.cluster import LOST
 from ctr.config import Config
 from ctr.data import Data
 from ctr.locks import try_lock
@@ -40,7 +42,11 @@ def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[st
     member = Member(data, run, config, place) if place.chief else None
     try:
         result = _train(data, run, config, place, score, member)
-    except Exception:
+    except Exception as error:
+        if place.workers > 1 and _lost_a_worker(error):
+            print(f"error: another worker of the group is gone: {error}".splitlines()[0], file=sys.stderr, flush=True)
+            # At once: the cluster's own end waits for those that are gone.
+            os._exit(LOST)
         if member:
             member.end("FAILED")
         raise
@@ -68,90 +74,26 @@ def _train(
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     _end_on_sigterm()  # once more: the cluster has put a handler of its own in its place, which goes on training
 
-    from ctr.exchange import Exchange, fingerprint
-    from ctr.learner import Learner
-    from ctr.model import WideAndDeep
-    from ctr.optimizers import make_optimizer
-    from ctr.train import Peers, Schedule, evaluate_part, train
+    from ctr.assemble import assemble
+    from ctr.train import evaluate_part
 
-    training, validation = data.parts["train"], data.parts["validation"]
-    steps = max(1, int(config.train.epochs * training.rows / config.train.batch_size))
-    start = min(int(config.codistillation.burn_in_epochs * training.rows / config.train.batch_size), steps)
-    codistilled = place.groups > 1 and config.codistillation.weight > 0
-
-    def build() -> Any:
-        return WideAndDeep(
-            sizes=data.spec.sizes,
-            cross_count=data.spec.cross_count,
-            dense_count=len(data.spec.dense_fields),
-            embedding_dim=config.model.embedding_dim,
-            hidden=config.model.hidden,
-            click_rate=min(max(training.click_rate or 0.0, 1e-4), 1 - 1e-4),
-        )
-
-    with strategy.scope():
-        model = build()
-        optimizer = make_optimizer(
-            model,
-            learning_rate=config.optimizer.learning_rate,
-            initial_accumulator_value=config.optimizer.initial_accumulator_value,
-            wide_learning_rate=config.optimizer.wide_learning_rate,
-            wide_l1=config.optimizer.wide_l1,
-            wide_l2=config.optimizer.wide_l2,
-            steps=steps,
-            final_rate=config.optimizer.final_rate,
-        )
-    # With weight 0 groups are independent models, which neither listen nor publish.
-    peer_groups = [group for group in range(place.groups) if group != place.group] if codistilled else []
-    learner = Learner(strategy, model, optimizer, [build() for _ in peer_groups], batch_size=config.train.batch_size)
-    schedule = Schedule(
-        steps=steps,
-        start=start,
-        ramp_steps=config.codistillation.ramp_steps,
-        weight=config.codistillation.weight if codistilled else 0.0,
-        exchange_every=config.codistillation.exchange_every,
-        evaluate_every=config.train.evaluate_every,
-        checkpoint_every=config.train.checkpoint_every,
-    )
-    peers = None
-    if codistilled:
-        exchange = Exchange(
-            place.exchange,
-            group=place.group,
-            fingerprint=fingerprint(model.named_weights(), data.spec.digest),
-            dtype=config.codistillation.snapshot_dtype,
-            # A peer may restart from its last checkpoint and wants what it read then, a boundary behind this group.
-            keep_steps=config.train.checkpoint_every + 2 * config.codistillation.exchange_every,
-        )
-        peers = Peers(
-            exchange,
-            peer_groups,
-            lockstep=config.codistillation.exchange == "lockstep",
-            timeout=config.codistillation.peer_timeout,
-            chief=place.chief,
-            steps=[-1] * len(peer_groups),
-        )
-    folder = group_folder(run, place.group)
-    checkpoints = folder / "checkpoint"
-    measured = train(
-        learner,
-        training,
-        validation,
-        schedule=schedule,
-        peers=peers,
+    validation = data.parts["validation"]
+    training = assemble(
+        data,
+        run,
+        config,
+        place,
+        strategy,
         seed=seed,
-        worker=place.worker,
-        workers=place.workers,
-        # Saving takes all workers of a group, restoring reads the chief's.
-        checkpoints=checkpoints if place.chief else folder / f"worker-{place.worker}-checkpoint",
-        restore_from=checkpoints,
         report=member.report if member else (lambda kind, values: None),
         alive=parent_watch(place.parent),
     )
+    learner = training.learner
+    measured = training.run()
     if member is None:
         learner.meet()
         return {"group": place.group, **measured}
-    evaluated = next(part for part in (validation, data.parts["test"], training) if part.rows)
+    evaluated = next(part for part in (validation, data.parts["test"], data.parts["train"]) if part.rows)
     figures = evaluate_part(learner, evaluated).as_dict()
     result = {
         "group": place.group,
@@ -161,13 +103,19 @@ def _train(
         "auc": figures["auc"],
         **measured,
     }
-    member.report("evaluation", {"step": schedule.steps, **figures})
+    member.report("evaluation", {"step": measured["steps"], **figures})
     if score:
-        _write_scores(learner, data, score, folder / SCORES_FILE)
+        _write_scores(learner, data, score, group_folder(run, place.group) / SCORES_FILE)
     _export(learner, data, run, config, place, result, figures)
     if place.workers > 1:
         learner.meet()
     return result
+
+
+def _lost_a_worker(error: Exception) -> bool:
+    import tensorflow as tf
+
+    return isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError))
 
 
 def _write_scores(learner: Any, data: Data, part: str, path: Path) -> None:
@@ -200,7 +148,7 @@ def _export(
     out = member_model(run, place.group)
     # A run that was stopped between export and its end exports again.
     shutil.rmtree(out, ignore_errors=True)
-    model = learner.model
+    model = learner.served
     card = {
         "run_id": result["run_id"],
         "group": place.group,

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from helpers import prepare_small, small_log, whole
 
-from ctr.data import Data, Part, Rows, in_order, is_data, open_data, training_batches
+from ctr.data import Data, Part, Rows, divided, in_order, is_data, open_data, training_batches
 from features.errors import BadInput
 from features.schema import Categorical, Schema
 from features.split import Split
@@ -250,3 +250,48 @@ def test_data_may_be_moved(copy: Path, folder: Path) -> None:
     """Shards are found beside the manifest wherever it is."""
     moved: Data = open_data(Path(shutil.move(copy, copy.with_name("elsewhere"))))
     assert_same(batches(moved.parts["train"], 5), batches(open_data(folder).parts["train"], 5))
+
+
+# Rows divided among groups
+
+
+def rows_read(part: Part) -> list[int]:
+    """The row numbers of one epoch, as they come."""
+    return [int(row) for rows in in_order(part, 7) for row in rows.row]
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.9])
+def test_groups_share_what_overlaps_and_divide_the_rest(folder: Path, groups: int, overlap: float) -> None:
+    """Nothing is lost, nothing is read twice, and no group has more than a row a shard more than another."""
+    whole = open_data(folder).parts["train"]
+    parts = [divided(whole, group=g, groups=groups, overlap=overlap, seed=3) for g in range(groups)]
+    read = [rows_read(part) for part in parts]
+    everything = set(rows_read(whole))
+    assert set().union(*read) == everything
+    common = set(read[0]).intersection(*read[1:])
+    assert len(common) == sum(round(rows * overlap) for _, rows in whole.shards)
+    for rows, part in zip(read, parts, strict=True):
+        assert len(rows) == len(set(rows)) == part.rows
+    assert sum(len(set(rows) - common) for rows in read) == len(everything) - len(common)
+    assert max(map(len, read)) - min(map(len, read)) <= len(whole.shards)
+
+
+def test_divided_part_is_trained_on_in_full_each_epoch(folder: Path) -> None:
+    part = divided(open_data(folder).parts["train"], group=1, groups=2, overlap=0.0, seed=3)
+    steps = part.rows // 5
+    found = [int(row) for rows in batches(part, steps, size=5) for row in rows.row]
+    assert len(set(found)) == len(found) == steps * 5
+    assert set(found) <= set(rows_read(part))
+
+
+def test_whole_overlap_divides_nothing(folder: Path) -> None:
+    part = open_data(folder).parts["train"]
+    assert divided(part, group=1, groups=2, overlap=1.0, seed=3) is part
+
+
+def test_division_depends_on_the_seed(folder: Path) -> None:
+    part = open_data(folder).parts["train"]
+    one, other = (divided(part, group=0, groups=2, overlap=0.0, seed=seed) for seed in (1, 2))
+    assert rows_read(one) != rows_read(other)
+    assert rows_read(one) == rows_read(divided(part, group=0, groups=2, overlap=0.0, seed=1))

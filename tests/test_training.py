@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,50 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Project, Start, run_ctr, tiny
+from runs import assert_equal_weights, checkpoints, children, gone, wait_for, weights
 from safetensors.numpy import load_file
 
-import ctr  # noqa: F401 - sets TensorFlow to Keras 2
-from ctr.runs import group_folder
-
-import tensorflow as tf  # isort: skip
-
 pytestmark = pytest.mark.processes
-
-
-def weights(run: Path, group: int) -> dict[str, Any]:
-    """All that the group's last checkpoint holds, weights and optimizer slots, by name."""
-    latest = tf.train.latest_checkpoint(str(group_folder(run, group) / "checkpoint"))
-    assert latest, f"{run} has no checkpoint of group {group}"
-    reader = tf.train.load_checkpoint(latest)
-    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
-    return {name: reader.get_tensor(name) for name in names}
-
-
-def assert_equal_weights(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert set(first) == set(second)
-    assert len(first) > 10
-    for name, values in first.items():
-        np.testing.assert_array_equal(values, second[name], err_msg=name)
-
-
-def wait_for(condition: Any, process: "subprocess.Popen[str]", seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "the run ended before it was to be stopped"
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [int(each) for each in found.split()]
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +44,7 @@ def test_two_groups_train_as_processes_of_their_own_and_exchange_verified_files(
     losses = {member["group"]: member["log_loss"] for member in trained["members"]}
     assert trained["served_group"] == min(losses, key=lambda group: losses[group])
     for group in (0, 1):
-        manifests = sorted((project.folder / "run" / "exchange" / f"group-{group}").glob("step-*.json"))
+        manifests = sorted((project.folder / "run" / "exchange" / f"group-{group}").glob("1-*.json"))
         steps = [json.loads(manifest.read_bytes())["step"] for manifest in manifests]
         assert steps == [15, 25, 35, 45]
         body = load_file(manifests[-1].with_suffix(".safetensors"))
@@ -122,7 +81,7 @@ def test_same_seed_same_bytes_and_another_seed_other_ones(project: Project) -> N
 def test_killed_run_resumes_and_ends_with_the_same_weights(project: Project, in_background: Start) -> None:
     out = project.folder / "killed"
     process = in_background("train", "data", "--out", "killed", *tiny(), cwd=project.folder)
-    wait_for(lambda: any((out / "group-0" / "checkpoint").glob("*-20.index")), process)
+    wait_for(lambda: 20 in checkpoints(out, 0), process)
     workers = children(process.pid)
     assert len(workers) == 2
     for pid in [process.pid, *workers]:
@@ -138,7 +97,7 @@ def test_killed_run_resumes_and_ends_with_the_same_weights(project: Project, in_
 def test_workers_end_when_their_launcher_is_killed(project: Project, in_background: Start) -> None:
     long = tiny(train__epochs="200")
     process = in_background("train", "data", "--out", "orphans", *long, cwd=project.folder)
-    wait_for(lambda: any((project.folder / "orphans" / "group-1" / "checkpoint").glob("*.index")), process)
+    wait_for(lambda: checkpoints(project.folder / "orphans", 1), process)
     workers = children(process.pid)
     process.kill()
     deadline = time.monotonic() + 30
@@ -152,7 +111,7 @@ def test_ctrl_c_ends_both_groups_marks_the_run_killed_and_the_same_command_resum
 ) -> None:
     out = project.folder / "stopped"
     process = in_background("train", "data", "--out", "stopped", *tiny(train__epochs="6"), cwd=project.folder)
-    wait_for(lambda: any((out / "group-0" / "checkpoint").glob("*.index")), process)
+    wait_for(lambda: checkpoints(out, 0), process)
     workers = children(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

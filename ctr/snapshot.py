@@ -1,0 +1,113 @@
+"""A snapshot as bytes: weights, whole or the embedding rows that changed, with a manifest that says what they are."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+VERSION = 1
+_ROWS = ".rows"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Moment(NamedTuple):
+    """When a snapshot was published: steps since the start of a phase. Moments are ordered."""
+
+    phase: int
+    step: int
+
+    def __str__(self) -> str:
+        return f"phase {self.phase} step {self.step}"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Weights by name: whole arrays, but for the names in `rows` only the rows of these numbers, ascending."""
+
+    weights: dict[str, NDArray[np.float32]]
+    rows: dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A snapshot and where it stands in its chain. `base`: digest of the snapshot that it continues, if it is one."""
+
+    group: int
+    moment: Moment
+    digest: str
+    bytes: int
+    base: tuple[Moment, str] | None
+
+
+class Unfit(Exception):
+    """A snapshot is not what it should be; the message says in what."""
+
+
+def pack(changes: Changes, dtype: Any) -> bytes:
+    """Weights as safetensors in `dtype`, row numbers as uint32."""
+    with np.errstate(over="ignore"):  # infinities are refused by whoever reads them
+        arrays: dict[str, Any] = {name: values.astype(dtype) for name, values in changes.weights.items()}
+    return save_arrays(arrays | {name + _ROWS: rows.astype(np.uint32) for name, rows in changes.rows.items()})
+
+
+def describe(link: Link, fingerprint: str) -> bytes:
+    """The manifest of a snapshot."""
+    base = None if link.base is None else [*link.base[0], link.base[1]]
+    manifest = {"version": VERSION, "group": link.group, "phase": link.moment.phase, "step": link.moment.step}
+    manifest |= {"sha256": link.digest, "bytes": link.bytes, "fingerprint": fingerprint, "base": base}
+    return json.dumps(manifest).encode()
+
+
+def read_manifest(content: bytes, group: int, moment: Moment, fingerprint: str) -> Link:
+    """What a manifest says. Raises Unfit if it is none, or of another model, group or moment."""
+    try:
+        said = json.loads(content)
+        base = said["base"] and (Moment(*map(int, said["base"][:2])), str(said["base"][2]))
+        link = Link(said["group"], Moment(said["phase"], said["step"]), said["sha256"], said["bytes"], base)
+        version, model = said["version"], str(said["fingerprint"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise Unfit(f"its manifest cannot be read: {type(error).__name__} {error}") from None
+    if version != VERSION:
+        raise Unfit(f"its manifest is version {version}, this is for {VERSION}")
+    if model != fingerprint:
+        raise Unfit(f"it is of another model, {model[:12]} instead of {fingerprint[:12]}")
+    if (link.group, link.moment) != (group, moment):
+        raise Unfit(f"its manifest says group {link.group} {link.moment}")
+    return link
+
+
+def unpack(body: bytes, link: Link, shapes: Shapes) -> Changes:
+    """The weights in a snapshot's body, as float32. Raises Unfit if they are not what `link` and `shapes` say."""
+    if hashlib.sha256(body).hexdigest() != link.digest:
+        raise Unfit(f"its {len(body)} bytes do not have the digest in its manifest")
+    try:
+        arrays = load_arrays(body)
+    except (SafetensorError, ValueError) as error:
+        raise Unfit(f"{type(error).__name__}: {error}") from None
+    numbers = [name for name in arrays if name.endswith(_ROWS)]
+    rows = {name.removesuffix(_ROWS): arrays.pop(name).astype(np.int64) for name in numbers}
+    if set(arrays) != set(shapes) or not set(rows) <= set(arrays):
+        raise Unfit(f"it has weights {sorted(arrays)} instead of {sorted(shapes)}")
+    if rows and link.base is None:
+        raise Unfit("it has only some rows but continues no other snapshot")
+    for name, values in arrays.items():
+        _check(name, values, rows.get(name), shapes[name])
+    return Changes({name: values.astype(np.float32) for name, values in arrays.items()}, rows)
+
+
+def _check(name: str, values: NDArray[Any], rows: NDArray[np.int64] | None, shape: tuple[int, ...]) -> None:
+    wanted = shape if rows is None else (len(rows), *shape[1:])
+    if values.shape != wanted:
+        raise Unfit(f"its {name} has shape {values.shape} instead of {wanted}")
+    if rows is not None and len(rows) and (rows[-1] >= shape[0] or (np.diff(rows) <= 0).any()):
+        raise Unfit(f"the row numbers of its {name} are not ascending below {shape[0]}")
+    if values.dtype.kind != "f" or not np.isfinite(values).all():
+        raise Unfit(f"its {name} holds values that are not finite")

@@ -1,0 +1,6 @@
+def champion_model(*a):
+    raise NotImplementedError
+
+
+def warm_start(*a):
+    raise NotImplementedError
