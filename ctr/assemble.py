@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ctr.average import Average
+from ctr.build import build_model, build_optimizer
 from ctr.config import Config
 from ctr.data import Data, Part, divided
 from ctr.exchange import Exchange, fingerprint
 from ctr.learner import Learner
-from ctr.model import WideAndDeep
-from ctr.optimizers import make_optimizer
 from ctr.peers import Peers, peer_groups
 from ctr.phases import Phase
 from ctr.place import Place
@@ -48,21 +47,11 @@ def assemble(
         )
     phases = plan(data.parts["train"], config, place.groups, taught=bool(groups or how.champion))
     everyone = bool(groups) and any(phase.everyone for phase in phases)
-    build = partial(_model, data, config, seed)
+    build = partial(build_model, data.spec, config, seed=seed, click_rate=data.parts["train"].click_rate)
     rate = tf.Variable(0.0, trainable=False, name="rate")
     with strategy.scope():
         model = build()
-        optimizer = make_optimizer(
-            model,
-            rate=rate,
-            dense=config.optimizer.dense,
-            dense_ratio=(config.optimizer.dense_learning_rate or config.optimizer.learning_rate)
-            / config.optimizer.learning_rate,
-            initial_accumulator_value=config.optimizer.initial_accumulator_value,
-            wide_learning_rate=config.optimizer.wide_learning_rate,
-            wide_l1=config.optimizer.wide_l1,
-            wide_l2=config.optimizer.wide_l2,
-        )
+        optimizer = build_optimizer(model, config, rate)
     average = Average(model, build(), config.train.ema) if config.train.ema else None
     teachers = [build() for _ in range(len(groups) + everyone)]
     if how.champion:
@@ -83,7 +72,7 @@ def assemble(
         learner.set_present(len(teachers) - 1, True)
     checkpoints = group_folder(run, place.group) / "checkpoint"
     if config.train.warm_start and not checkpoints.exists():
-        taken = warm_start(Path(config.train.warm_start), model, optimizer, data.spec)
+        taken = warm_start(Path(config.train.warm_start), model, optimizer, data.spec, config)
         report("note", {"text": f"warm start from {config.train.warm_start}: {taken}"})
     peers = None
     if groups:
@@ -189,22 +178,3 @@ def _rates(config: Config, phases: list[Phase]) -> list[Callable[[int], float]]:
         final_rate=how.final_rate,
     )
     return [first, lambda step: config.codistillation.second_phase.learning_rate]
-
-
-def _model(data: Data, config: Config, seed: int) -> WideAndDeep:
-    click_rate = data.parts["train"].click_rate or 0.0
-    return WideAndDeep(
-        sizes=data.spec.sizes,
-        cross_count=data.spec.cross_count,
-        dense_count=len(data.spec.dense_fields),
-        embedding_dim=config.model.embedding_dim,
-        deep=config.model.deep,
-        hidden=config.model.hidden,
-        cross_layers=config.model.cross_layers,
-        cross_rank=config.model.cross_rank,
-        dropout=config.model.dropout,
-        compute=config.model.compute,
-        embedding_l2=config.optimizer.embedding_l2,
-        seed=seed,
-        click_rate=min(max(click_rate, 1e-4), 1 - 1e-4),
-    )

@@ -147,6 +147,10 @@ class Exchange:
         except StoreError:
             return False
 
+    def past(self, peer: int, moment: Moment) -> bool:
+        """Whether a peer will not publish at this moment any more: it is past it, or has ended."""
+        return self.finished(peer) or max(self._moments(peer), default=moment) > moment
+
     def _read(self, peer: int, moment: Moment, have: Moment | None) -> Snapshot | None:
         """A snapshot and what it continues back to `have`; None, with a warning, if any of it is unfit."""
         parts: list[Changes] = []

@@ -49,7 +49,7 @@ class Learner:
         self.of_logits, self.teacher_share = of_logits, teacher_share
         self.present = tf.Variable(tf.zeros([len(self.teachers)]), trainable=False, name="present")
         # Rows of the embedding tables that a step of this process has looked up since the last snapshot.
-        self._touched = np.zeros(model.wide.shape[0], bool)
+        self._touched = np.zeros(model.rows, bool)
         ids = tf.TensorSpec([None, model.field_count], tf.int32)
         dense = tf.TensorSpec([None, model.dense_count], tf.float32)
         column, scalar = tf.TensorSpec([None, 1], tf.float32), tf.TensorSpec([], tf.float32)
@@ -72,12 +72,11 @@ class Learner:
         """
         _, label, ids, dense, row_weight = rows
         self.rate.assign(rate)
-        draw, label_weight = tf.constant([step, self.worker]), tf.constant(label_weight, tf.float32)
+        given: list[Any] = [tf.constant([step, self.worker]), tf.constant(label_weight, tf.float32)]
         if weight == 0 or not self.taught:
-            loss = self._plain(ids, dense, label, row_weight, draw, label_weight)
+            loss = self._plain(ids, dense, label, row_weight, *given)
         else:
-            weight = tf.constant(weight, tf.float32)
-            loss = self._distilled(ids, dense, label, row_weight, draw, label_weight, weight)
+            loss = self._distilled(ids, dense, label, row_weight, *given, tf.constant(weight, tf.float32))
         if self.average:
             self.average.update(step + 1)
         if self.teachers:
@@ -100,7 +99,8 @@ class Learner:
         for part in parts:
             for name, values in part.weights.items():
                 if name in part.rows:
-                    variables[name].scatter_update(tf.IndexedSlices(values, part.rows[name]))
+                    rows = tf.constant(part.rows[name])
+                    variables[name].scatter_update(tf.IndexedSlices(tf.constant(values), rows))
                 else:
                     variables[name].assign(values)
         self.set_present(teacher, True)
@@ -119,7 +119,7 @@ class Learner:
         touched = self._union_of_workers(self._touched)
         self._touched = np.zeros_like(self._touched)
         everywhere = np.flatnonzero(touched)
-        deep = everywhere[: np.searchsorted(everywhere, self.model.table.shape[0])]
+        deep = everywhere[: np.searchsorted(everywhere, self.model.deep_rows)]
         rows = {"wide": everywhere, "table": deep}
         weights = {
             name: (tf.gather(variable, rows[name]) if name in rows else variable).numpy()
@@ -210,4 +210,4 @@ class Learner:
             return weight * psi(logits, teacher)
         rows, taught = tf.shape(logits)[0], tf.shape(teacher)[0]
         scale = tf.cast(rows, tf.float32) / tf.cast(taught, tf.float32)
-        return tf.pad(weight * scale * psi(logits[:taught], teacher), [[0, rows - taught]])
+        return tf.pad(weight * scale * psi(logits[:taught], teacher), tf.convert_to_tensor([[0, rows - taught]]))

@@ -55,10 +55,10 @@ class WideAndDeep(tfrs.Model):
         self.dropout, self.embedding_l2, self.seed = dropout, embedding_l2, seed
         self.compute_type = tf.dtypes.as_dtype(compute)
         self.starts = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
-        rows, deep_rows = sum(sizes), sum(sizes[: self.deep_count])
+        self.rows, self.deep_rows = sum(sizes), sum(sizes[: self.deep_count])
         small = keras.initializers.RandomNormal(stddev=0.01)
-        self.table = self.add_weight(name="table", shape=[deep_rows, embedding_dim], initializer=small)
-        self.wide = self.add_weight(name="wide", shape=[rows, 1], initializer="zeros")
+        self.table = self.add_weight(name="table", shape=[self.deep_rows, embedding_dim], initializer=small)
+        self.wide = self.add_weight(name="wide", shape=[self.rows, 1], initializer="zeros")
         self.wide_dense = self.add_weight(name="wide_dense", shape=[2 * dense_count, 1], initializer="zeros")
         policy = keras.mixed_precision.Policy("float32" if compute == "float32" else f"mixed_{compute}")
         self.crossed: list[Any] = [
@@ -126,7 +126,7 @@ class WideAndDeep(tfrs.Model):
 
     def _left_out(self, values: Any, layer: int, draw: Any) -> Any:
         """Dropout that depends on nothing but seed, layer, step and worker, so that a resumed run draws the same."""
-        seed = tf.random.experimental.stateless_fold_in(draw, self.seed * 1009 + layer)
+        seed: Any = tf.random.fold_in(draw, self.seed * 1009 + layer)
         kept = tf.random.stateless_uniform(tf.shape(values), seed) >= self.dropout
         return tf.where(kept, values / tf.cast(1 - self.dropout, values.dtype), tf.zeros([], values.dtype))
 

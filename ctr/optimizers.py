@@ -1,5 +1,6 @@
 """FTRL for the wide part, as in the wide & deep paper, AdaGrad for embeddings, a choice for dense layers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import tf_keras
@@ -52,6 +53,20 @@ def make_optimizer(
         else:
             optimizer.build(variables)
     return CompositeOptimizer([(optimizer, lambda variables=variables: variables) for optimizer, variables in parts])
+
+
+def slots_of(optimizer: Any, named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The slot variables of each of the weights in `named`, by the weight's name and then the slot's."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in named}
+    names = {variable.ref(): name for name, variable in named.items()}
+    for each, variables in optimizer._optimizers_and_vars:
+        for place, variable in enumerate(variables()):
+            if isinstance(each, _legacy.Optimizer):
+                slots = {slot: each.get_slot(variable, slot) for slot in each.get_slot_names()}
+            else:
+                slots = {"accumulator": each._accumulators[place]}
+            found[names[variable.ref()]] = slots
+    return found
 
 
 def check_each_once(model: WideAndDeep, handled: list[Any]) -> None:

@@ -174,15 +174,19 @@ class Peers:
     ) -> None:
         """Takes the snapshot of one peer that the chief chose, if every worker of the group can read it."""
         have = None if self.known[teacher] == NEVER else self.known[teacher]
-        snapshot = None
+        snapshot, missed = None, False
         if self.chief:
             began = time.monotonic()
-            if self.lockstep and teacher not in self.absent:
+            waits = self.lockstep and teacher not in self.absent
+            if waits:
                 snapshot = self.exchange.wait_for(peer, moment, self.timeout, alive, have=have)
-            else:
+            if snapshot is None:
                 snapshot = self.exchange.newest(peer, since=since, have=have)
+                # One that is past this moment, in its next phase or at its end, did not stay away.
+                missed = waits and snapshot is None and not self.exchange.past(peer, moment)
             self.seconds_waited += time.monotonic() - began
-        chosen = Moment(*map(int, learner.agree(list(snapshot.moment if snapshot else NEVER))))
+        *at, missed = learner.agree([*(snapshot.moment if snapshot else NEVER), missed])
+        chosen = Moment(*map(int, at))
         if chosen != NEVER and not self.chief:
             snapshot = self.exchange.wait_for(peer, chosen, self.timeout, alive, have=have)
         if chosen != NEVER and learner.all_agree(snapshot is not None):
@@ -194,17 +198,17 @@ class Peers:
             behind = max(0, moment.step - chosen.step) if chosen.phase == moment.phase else 0
             self.known[teacher], self.adopted[teacher] = chosen, step - behind
             self.dropped.discard(teacher)
-            # Who is far behind or ahead is not waited for; lockstep comes back once both are at the same moment.
+            # Who was away is waited for again once both are at the same moment.
             if chosen == moment:
                 self.absent.discard(teacher)
-        elif self.lockstep and teacher not in self.absent and not self._finished(learner, peer):
+        elif missed:
             self.missed += 1
             self.absent.add(teacher)
             last = f"its snapshot of {have}" if have else "nothing of it yet"
             warn(f"{moment}: no snapshot of group {peer} in time; no longer waiting for it, going on with {last}")
 
     def _finished(self, learner: Learner, peer: int) -> bool:
-        return bool(learner.agree([float(self.chief and self.exchange.finished(peer))])[0])
+        return bool(learner.agree([self.chief and self.exchange.finished(peer)])[0])
 
 
 def as_sent(changes: Changes, dtype: Any) -> Changes:

@@ -154,6 +154,7 @@ def _export(
         "group": place.group,
         "groups": place.groups,
         "metrics": {result["evaluated_on"]: figures},
+        "weights": list(model.named_weights()),
         "data": str(data.folder.resolve()),
         "data_digest": data.digest,
         "config": config.model_dump(mode="json"),
