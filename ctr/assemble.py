@@ -48,7 +48,7 @@ def assemble(
     phases = plan(data.parts["train"], config, place.groups, taught=bool(groups or how.champion))
     everyone = bool(groups) and any(phase.everyone for phase in phases)
     build = partial(build_model, data.spec, config, seed=seed, click_rate=data.parts["train"].click_rate)
-    rate = tf.Variable(0.0, trainable=False, name="rate")
+    rate = tf.Variable(tf.zeros([]), trainable=False, name="rate")
     with strategy.scope():
         model = build()
         optimizer = build_optimizer(model, config, rate)

@@ -8,7 +8,7 @@ import pytest
 # TensorFlow has no types worth the name.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 import ctr  # noqa: F401 - sets TensorFlow to Keras 2
-from ctr.codistill import distillation_loss, is_boundary, teacher_mean, weight_at
+from ctr.codistill import distillation_loss, squared_logits, taught_rows, teacher_mean
 
 import tensorflow as tf  # isort: skip
 
@@ -51,16 +51,24 @@ def test_teacher_is_mean_of_probabilities_of_peers_that_are_present() -> None:
     np.testing.assert_allclose(mean, [[(0.5 + 0.75) / 2]], rtol=1e-6)
 
 
+def test_squared_difference_of_logits_by_hand_and_its_gradient() -> None:
+    logits, teacher = tf.Variable([[1.0], [-2.0]]), tf.Variable([[0.5], [1.0]])
+    with tf.GradientTape() as tape:
+        terms = squared_logits(logits, teacher)
+        loss = tf.reduce_sum(terms)
+    np.testing.assert_allclose(terms.numpy(), [0.125, 4.5], rtol=1e-6)
+    gradients = tape.gradient(loss, [logits, teacher])
+    np.testing.assert_allclose(gradients[0].numpy(), [[0.5], [-3.0]], rtol=1e-6)
+    assert gradients[1] is None
+
+
+def test_teacher_of_logits_is_their_mean() -> None:
+    teachers = [tf.constant([[1.0]]), tf.constant([[4.0]]), tf.constant([[100.0]])]
+    assert teacher_mean(teachers, tf.constant([1.0, 1.0, 0.0]), of_logits=True).numpy() == pytest.approx(2.5)
+
+
 @pytest.mark.parametrize(
-    ("step", "weight"), [(0, 0.0), (9, 0.0), (10, 0.75), (11, 1.5), (13, 3.0), (14, 3.0), (1000, 3.0)]
+    ("rows", "share", "taught"), [(1, 0.5, 1), (2, 0.5, 1), (3, 0.5, 2), (10, 0.25, 3), (10, 1.0, 10), (7, 0.01, 1)]
 )
-def test_weight_rises_evenly_after_burn_in(step: int, weight: float) -> None:
-    assert weight_at(step, weight=3.0, start=10, ramp_steps=4) == pytest.approx(weight)
-
-
-def test_weight_without_ramp_is_whole_at_once() -> None:
-    assert [weight_at(step, weight=2.0, start=5, ramp_steps=0) for step in (4, 5, 6)] == [0.0, 2.0, 2.0]
-
-
-def test_boundaries_start_where_burn_in_ends() -> None:
-    assert [step for step in range(30) if is_boundary(step, start=7, every=10)] == [7, 17, 27]
+def test_at_least_one_row_of_a_batch_is_taught(rows: int, share: float, taught: int) -> None:
+    assert int(taught_rows(tf.constant(rows), share)) == taught

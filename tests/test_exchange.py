@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ctr.exchange import Exchange, fingerprint
+from ctr.exchange import Changes, Exchange, ExchangeError, Moment, Snapshot, fingerprint
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -28,15 +29,69 @@ def weights(value: float = 1.0) -> Weights:
     }
 
 
-def view(folder: Path, group: int, *, dtype: str = "float32", keep_steps: int = 1000, of: str = PRINT) -> Exchange:
+SHAPES = {name: values.shape for name, values in weights().items()}
+
+
+def view(
+    folder: Path | str,
+    group: int,
+    *,
+    dtype: str = "float32",
+    keep: int = 1000,
+    of: str = PRINT,
+    shapes: Any = None,
+    full_every: int = 10,
+) -> Exchange:
     """One group's view of the folder."""
-    return Exchange(folder, group=group, fingerprint=of, dtype=dtype, keep_steps=keep_steps)
+    return Exchange(
+        str(folder),
+        group=group,
+        fingerprint=of,
+        shapes=SHAPES if shapes is None else shapes,
+        dtype=dtype,
+        keep=keep,
+        full_every=full_every,
+    )
+
+
+def at(step: int) -> Moment:
+    """A moment of the first phase."""
+    return Moment(1, step)
+
+
+def whole(values: Weights) -> Changes:
+    """All of the weights."""
+    return Changes(dict(values), {})
+
+
+def applied(parts: list[Changes], to: Weights | None = None) -> Weights:
+    """What a reader that had `to` has after a snapshot."""
+    found = {name: values.copy() for name, values in (to or {}).items()}
+    for part in parts:
+        for name, values in part.weights.items():
+            if name in part.rows:
+                found[name][part.rows[name]] = values
+            else:
+                found[name] = values
+    return found
+
+
+def newest(exchange: Exchange, peer: int, since: int = 0) -> Snapshot | None:
+    """The newest snapshot for one who has none."""
+    return exchange.newest(peer, since=at(since), have=None)
+
+
+def weights_in(snapshot: Snapshot | None) -> Weights:
+    """The weights of a snapshot that stands by itself."""
+    assert snapshot is not None
+    assert not snapshot.parts[0].rows
+    return applied(snapshot.parts)
 
 
 def files_of(folder: Path, group: int, step: int) -> tuple[Path, Path]:
     """A snapshot's body and manifest."""
-    stem = folder / f"group-{group}" / f"step-{step:09d}"
-    return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    (body,) = (folder / f"group-{group}").glob(f"1-{step:09d}-*.safetensors")
+    return body, folder / f"group-{group}" / f"1-{step:09d}.json"
 
 
 def steps_of(folder: Path, group: int) -> list[str]:
@@ -57,11 +112,11 @@ def test_weights_arrive_as_they_were_published(tmp_path: Path) -> None:
     """With group and step; single precision loses nothing."""
     random = np.random.default_rng(0)
     sent = {"a": random.normal(size=(20, 7)).astype(np.float32), "b": random.normal(size=3).astype(np.float32)}
-    written = view(tmp_path, 1).publish(100, sent)
-    snapshot = view(tmp_path, 0).newest(1, since=0)
+    written = view(tmp_path, 1).publish(at(100), whole(sent))
+    snapshot = newest(view(tmp_path, 0), 1)
     assert snapshot is not None
     assert (snapshot.group, snapshot.step) == (1, 100)
-    assert_equal(snapshot.weights, sent)
+    assert_equal(weights_in(snapshot), sent)
     assert written == files_of(tmp_path, 1, 100)[0].stat().st_size
 
 
@@ -71,13 +126,13 @@ def test_half_precision_is_within_its_rounding(tmp_path: Path) -> None:
         "w": (np.random.default_rng(1).normal(size=5000) * 10.0 ** np.arange(-10, 5).repeat(1000)[:5000]).astype("f4")
     }
     sent["w"] = np.concatenate([sent["w"], np.array([0, 1, -1, 65504, 1e-7, 2.0**-24], np.float32)])
-    half = view(tmp_path, 1, dtype="float16").publish(1, sent)
-    snapshot = view(tmp_path, 0, dtype="float16").newest(1, since=0)
+    half = view(tmp_path, 1, dtype="float16").publish(at(1), whole(sent))
+    snapshot = newest(view(tmp_path, 0, dtype="float16"), 1)
     assert snapshot is not None
-    found, exact = snapshot.weights["w"].astype(np.float64), sent["w"].astype(np.float64)
+    found, exact = weights_in(snapshot)["w"].astype(np.float64), sent["w"].astype(np.float64)
     assert (np.abs(found - exact) <= 2.0**-11 * np.abs(exact) + 2.0**-25).all()
     assert found[-6:-2].tolist() == [0, 1, -1, 65504]
-    assert half < 0.55 * view(tmp_path, 2).publish(1, sent)
+    assert half < 0.55 * view(tmp_path, 2).publish(at(1), whole(sent))
 
 
 def test_fingerprint_depends_on_names_shapes_and_spec_alone() -> None:
@@ -95,14 +150,14 @@ def test_fingerprint_depends_on_names_shapes_and_spec_alone() -> None:
 
 def test_nothing_is_there_before_the_manifest(tmp_path: Path) -> None:
     """The body alone is not seen, neither as the newest nor by one who waits."""
-    view(tmp_path, 1).publish(5, weights())
+    view(tmp_path, 1).publish(at(5), whole(weights()))
     manifest = files_of(tmp_path, 1, 5)[1]
     manifest.rename(tmp_path / "kept")
     reader = view(tmp_path, 0)
-    assert reader.newest(1, since=0) is None
-    assert reader.wait_for(1, 5, timeout=0.05) is None
+    assert newest(reader, 1, 0) is None
+    assert reader.wait_for(1, at(5), timeout=0.05, have=None) is None
     (tmp_path / "kept").rename(manifest)
-    found = reader.newest(1, since=0)
+    found = newest(reader, 1, 0)
     assert found is not None
     assert found.step == 5
 
@@ -111,15 +166,15 @@ def test_reader_beside_a_writer_sees_whole_snapshots_only(tmp_path: Path, caplog
     """While sixty are published, each that is read has the weights of its step and none is refused."""
     sent = {step: {"w": np.full(20_000, step, np.float32)} for step in range(1, 61)}
     writer, reader = view(tmp_path, 1), view(tmp_path, 0)
-    thread = threading.Thread(target=lambda: [writer.publish(step, values) for step, values in sent.items()])
+    thread = threading.Thread(target=lambda: [writer.publish(at(step), whole(values)) for step, values in sent.items()])
     seen: list[int] = []
     with caplog.at_level(logging.WARNING, logger="ctr"):
         thread.start()
         deadline = time.monotonic() + 60
         while (not seen or seen[-1] < 60) and time.monotonic() < deadline:
-            snapshot = reader.newest(1, since=0)
+            snapshot = newest(reader, 1, 0)
             if snapshot is not None:
-                assert_equal(snapshot.weights, sent[snapshot.step])
+                assert_equal(weights_in(snapshot), sent[snapshot.step])
                 seen.append(snapshot.step)
         thread.join()
     assert seen[-1] == 60
@@ -131,18 +186,18 @@ def test_newest_is_the_highest_step(tmp_path: Path) -> None:
     """As a number, and not the one written last."""
     writer = view(tmp_path, 1, keep_steps=10**12)
     for step in (900, 1000, 20, 1_234_567_890):
-        writer.publish(step, weights(step))
-    snapshot = view(tmp_path, 0).newest(1, since=0)
+        writer.publish(at(step), whole(weights(step)))
+    snapshot = newest(view(tmp_path, 0), 1)
     assert snapshot is not None
-    assert snapshot.step == 1_234_567_890
+    assert snapshot.moment == 1_234_567_890
 
 
 def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
     """The step itself still counts."""
     writer, reader = view(tmp_path, 1), view(tmp_path, 0)
-    writer.publish(10, weights())
-    writer.publish(20, weights())
-    assert [found.step if (found := reader.newest(1, since=since)) else None for since in (0, 20, 21)] == [20, 20, None]
+    writer.publish(at(10), whole(weights()))
+    writer.publish(at(20), whole(weights()))
+    assert [found.step if (found := newest(reader, 1, since)) else None for since in (0, 20, 21)] == [20, 20, None]
 
 
 def test_peer_that_never_published_has_no_snapshot(tmp_path: Path) -> None:
@@ -152,10 +207,10 @@ def test_peer_that_never_published_has_no_snapshot(tmp_path: Path) -> None:
 
 def test_groups_do_not_see_one_another_s_snapshots_as_their_own(tmp_path: Path) -> None:
     """Each group has its own."""
-    view(tmp_path, 1).publish(3, weights(1))
-    view(tmp_path, 2).publish(4, weights(2))
+    view(tmp_path, 1).publish(at(3), whole(weights(1)))
+    view(tmp_path, 2).publish(at(4), whole(weights(2)))
     reader = view(tmp_path, 0)
-    found = {peer: reader.newest(peer, since=0) for peer in (1, 2)}
+    found = {peer: newest(reader, peer, 0) for peer in (1, 2)}
     assert {peer: snapshot.step for peer, snapshot in found.items() if snapshot} == {1: 3, 2: 4}
 
 
@@ -237,15 +292,15 @@ def test_unfit_snapshot_is_refused_with_a_warning_and_the_last_good_one_taken(
 ) -> None:
     """The warning names the file and the reason; training goes on with what there is."""
     writer, reader = view(tmp_path, 1), view(tmp_path, 0)
-    writer.publish(10, weights(1))
-    writer.publish(20, weights(2))
+    writer.publish(at(10), whole(weights(1)))
+    writer.publish(at(20), whole(weights(2)))
     body, manifest = files_of(tmp_path, 1, 20)
     damage(body, manifest)
     with caplog.at_level(logging.WARNING, logger="ctr"):
-        snapshot = reader.newest(1, since=0)
+        snapshot = newest(reader, 1, 0)
     assert snapshot is not None
-    assert snapshot.step == 10
-    assert_equal(snapshot.weights, weights(1))
+    assert snapshot.moment == 10
+    assert_equal(weights_in(snapshot), weights(1))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert str(body) in record.getMessage()
@@ -258,11 +313,11 @@ def test_unfit_snapshot_is_not_what_was_waited_for(
 ) -> None:
     """Waiting for a step takes that step or none."""
     writer = view(tmp_path, 1)
-    writer.publish(10, weights(1))
-    writer.publish(20, weights(2))
+    writer.publish(at(10), whole(weights(1)))
+    writer.publish(at(20), whole(weights(2)))
     damage(*files_of(tmp_path, 1, 20))
     with caplog.at_level(logging.WARNING, logger="ctr"):
-        assert view(tmp_path, 0).wait_for(1, 20, timeout=5) is None
+        assert view(tmp_path, 0).wait_for(1, at(20), timeout=5, have=None) is None
     (record,) = caplog.records
     assert said in record.getMessage()
 
@@ -275,30 +330,30 @@ def test_weights_that_are_not_finite_are_refused(
     """One is enough, and a diverged peer does not spread."""
     broken = weights()
     broken["embedding"][4, 2] = value
-    view(tmp_path, 1, dtype=dtype).publish(10, weights(1))
-    view(tmp_path, 1, dtype=dtype).publish(20, broken)
+    view(tmp_path, 1, dtype=dtype).publish(at(10), whole(weights(1)))
+    view(tmp_path, 1, dtype=dtype).publish(at(20), whole(broken))
     with caplog.at_level(logging.WARNING, logger="ctr"):
-        snapshot = view(tmp_path, 0, dtype=dtype).newest(1, since=0)
+        snapshot = newest(view(tmp_path, 0, dtype=dtype), 1)
     assert snapshot is not None
-    assert snapshot.step == 10
+    assert snapshot.moment == 10
     assert "values that are not finite" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_weights_beyond_half_precision_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """They would arrive as infinity."""
-    view(tmp_path, 1, dtype="float16").publish(10, {"w": np.array([1e6], np.float32)})
+    view(tmp_path, 1, dtype="float16").publish(at(10), whole({"w": np.array([1e6], np.float32)}))
     with caplog.at_level(logging.WARNING, logger="ctr"):
-        assert view(tmp_path, 0, dtype="float16").newest(1, since=0) is None
+        assert newest(view(tmp_path, 0, dtype="float16"), 1) is None
     assert "values that are not finite" in caplog.text
 
 
 def test_model_of_another_shape_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Fingerprints as models have them."""
     mine, theirs = fingerprint(weights(), "spec"), fingerprint(weights(), "another spec")
-    view(tmp_path, 1, of=theirs).publish(10, weights())
+    view(tmp_path, 1, of=theirs).publish(at(10), whole(weights()))
     with caplog.at_level(logging.WARNING, logger="ctr"):
-        assert view(tmp_path, 0, of=mine).newest(1, since=0) is None
+        assert newest(view(tmp_path, 0, of=mine), 1) is None
     assert f"{theirs[:12]} instead of {mine[:12]}" in caplog.text
 
 
@@ -306,18 +361,18 @@ def test_nothing_is_taken_when_all_are_unfit(tmp_path: Path, caplog: pytest.LogC
     """One warning each."""
     writer = view(tmp_path, 1)
     for step in (10, 20, 30):
-        writer.publish(step, weights())
+        writer.publish(at(step), whole(weights()))
         truncate(*files_of(tmp_path, 1, step))
     with caplog.at_level(logging.WARNING, logger="ctr"):
-        assert view(tmp_path, 0).newest(1, since=0) is None
+        assert newest(view(tmp_path, 0), 1) is None
     assert len(caplog.records) == 3
 
 
 def test_unfit_snapshots_older_than_asked_for_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nor warned of."""
     writer = view(tmp_path, 1)
-    writer.publish(10, weights())
-    writer.publish(20, weights())
+    writer.publish(at(10), whole(weights()))
+    writer.publish(at(20), whole(weights()))
     truncate(*files_of(tmp_path, 1, 10))
     truncate(*files_of(tmp_path, 1, 20))
     with caplog.at_level(logging.WARNING, logger="ctr"):
@@ -327,10 +382,10 @@ def test_unfit_snapshots_older_than_asked_for_are_not_read(tmp_path: Path, caplo
 
 def test_old_snapshots_are_removed(tmp_path: Path) -> None:
     """Those more than the steps to keep behind, body and manifest; others' are not touched."""
-    view(tmp_path, 2).publish(1, weights())
+    view(tmp_path, 2).publish(at(1), whole(weights()))
     writer = view(tmp_path, 1, keep_steps=200)
     for step in (100, 200, 300, 400):
-        writer.publish(step, weights())
+        writer.publish(at(step), whole(weights()))
     expected = [f"step-{step:09d}.{end}" for step in (200, 300, 400) for end in ("json", "safetensors")]
     assert steps_of(tmp_path, 1) == expected
     assert steps_of(tmp_path, 2) == ["step-000000001.json", "step-000000001.safetensors"]
@@ -339,69 +394,69 @@ def test_old_snapshots_are_removed(tmp_path: Path) -> None:
 def test_publishing_a_step_again_replaces_it(tmp_path: Path) -> None:
     """As a resumed run does."""
     writer = view(tmp_path, 1)
-    writer.publish(10, weights(1))
-    writer.publish(10, weights(2))
-    snapshot = view(tmp_path, 0).newest(1, since=0)
+    writer.publish(at(10), whole(weights(1)))
+    writer.publish(at(10), whole(weights(2)))
+    snapshot = newest(view(tmp_path, 0), 1)
     assert snapshot is not None
-    assert_equal(snapshot.weights, weights(2))
+    assert_equal(weights_in(snapshot), weights(2))
     assert steps_of(tmp_path, 1) == ["step-000000010.json", "step-000000010.safetensors"]
 
 
 def test_reader_in_the_middle_of_a_file_reads_it_to_its_end(tmp_path: Path) -> None:
     """What is published anew takes the place of the old files and is not written into them."""
     writer = view(tmp_path, 1)
-    writer.publish(10, weights(1))
+    writer.publish(at(10), whole(weights(1)))
     for path in files_of(tmp_path, 1, 10):
         before = path.read_bytes()
         with path.open("rb") as held:
-            writer.publish(10, weights(float(len(before))))
+            writer.publish(at(10), whole(weights(float(len(before)))))
             assert held.read() == before
         assert path.read_bytes() != before
 
 
 def test_waiting_ends_after_the_time_given(tmp_path: Path) -> None:
     """With nothing, not much later; another step is not what was waited for."""
-    view(tmp_path, 1).publish(10, weights())
+    view(tmp_path, 1).publish(at(10), whole(weights()))
     started = time.monotonic()
-    assert view(tmp_path, 0).wait_for(1, 11, timeout=0.3) is None
+    assert view(tmp_path, 0).wait_for(1, at(11), timeout=0.3, have=None) is None
     assert 0.3 <= time.monotonic() - started < 2
 
 
 def test_nobody_waits_for_a_step_that_the_peer_has_left_behind(tmp_path: Path) -> None:
     """It will not come any more: a group that restarted far behind must not spend a timeout at every boundary."""
-    view(tmp_path, 1).publish(20, weights())
+    view(tmp_path, 1).publish(at(20), whole(weights()))
     started = time.monotonic()
-    assert view(tmp_path, 0).wait_for(1, 10, timeout=60) is None
+    assert view(tmp_path, 0).wait_for(1, at(10), timeout=60, have=None) is None
     assert time.monotonic() - started < 2
 
 
 def test_waiting_ends_when_the_snapshot_comes(tmp_path: Path) -> None:
     """Long before the time given."""
-    timer = threading.Timer(0.2, lambda: view(tmp_path, 1).publish(10, weights(3)))
+    timer = threading.Timer(0.2, lambda: view(tmp_path, 1).publish(at(10), whole(weights(3))))
     timer.start()
     started = time.monotonic()
-    snapshot = view(tmp_path, 0).wait_for(1, 10, timeout=60)
+    snapshot = view(tmp_path, 0).wait_for(1, at(10), timeout=60, have=None)
     timer.join()
     assert snapshot is not None
-    assert_equal(snapshot.weights, weights(3))
+    assert_equal(weights_in(snapshot), weights(3))
     assert time.monotonic() - started < 20
 
 
 def test_snapshot_that_is_there_is_taken_without_waiting(tmp_path: Path) -> None:
     """Even with no time to wait, and without asking who is alive."""
-    view(tmp_path, 1).publish(10, weights())
-    view(tmp_path, 1).publish(20, weights())
+    view(tmp_path, 1).publish(at(10), whole(weights()))
+    view(tmp_path, 1).publish(at(20), whole(weights()))
     calls: list[int] = []
-    snapshot = view(tmp_path, 0).wait_for(1, 10, timeout=0, alive=lambda: calls.append(1))
+    snapshot = view(tmp_path, 0).wait_for(1, at(10), timeout=0, alive=lambda: calls.append(1), have=None)
     assert snapshot is not None
-    assert snapshot.step == 10
+    assert snapshot.moment == 10
     assert calls == []
 
 
 def test_caller_is_asked_again_and_again_while_waiting(tmp_path: Path) -> None:
     """So that it may look after its own."""
     calls: list[float] = []
-    assert view(tmp_path, 0).wait_for(1, 10, timeout=0.5, alive=lambda: calls.append(time.monotonic())) is None
+    assert view(tmp_path, 0).wait_for(1, at(10), timeout=0.5, alive=lambda: calls.append(time.monotonic(), have=None)) is None
     assert len(calls) >= 3
 
 
@@ -416,6 +471,6 @@ def test_caller_ends_the_wait_by_raising(tmp_path: Path) -> None:
 
     started = time.monotonic()
     with pytest.raises(InterruptedError, match="the peer is dead"):
-        view(tmp_path, 0).wait_for(1, 10, timeout=60, alive=alive)
+        view(tmp_path, 0).wait_for(1, at(10), timeout=60, alive=alive, have=None)
     assert len(calls) == 3
     assert time.monotonic() - started < 20
