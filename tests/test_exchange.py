@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
 
 from ctr.exchange import Changes, Exchange, ExchangeError, Moment, Snapshot, fingerprint
 
@@ -29,7 +32,12 @@ def weights(value: float = 1.0) -> Weights:
     }
 
 
-SHAPES = {name: values.shape for name, values in weights().items()}
+def shapes_of(values: Weights) -> dict[str, tuple[int, ...]]:
+    """Shapes by name."""
+    return {name: each.shape for name, each in values.items()}
+
+
+SHAPES = shapes_of(weights())
 
 
 def view(
@@ -94,9 +102,14 @@ def files_of(folder: Path, group: int, step: int) -> tuple[Path, Path]:
     return body, folder / f"group-{group}" / f"1-{step:09d}.json"
 
 
-def steps_of(folder: Path, group: int) -> list[str]:
+def names_of(folder: Path, group: int) -> list[str]:
     """The names of all files of a group, hidden ones too."""
     return sorted(path.name for path in (folder / f"group-{group}").iterdir())
+
+
+def moments_of(folder: Path, group: int) -> list[int]:
+    """The steps of a group's snapshots that are there."""
+    return [int(name[2:11]) for name in names_of(folder, group) if name.endswith(".json") and name[0] == "1"]
 
 
 def assert_equal(found: dict[str, NDArray[np.float32]], expected: Weights) -> None:
@@ -112,12 +125,14 @@ def test_weights_arrive_as_they_were_published(tmp_path: Path) -> None:
     """With group and step; single precision loses nothing."""
     random = np.random.default_rng(0)
     sent = {"a": random.normal(size=(20, 7)).astype(np.float32), "b": random.normal(size=3).astype(np.float32)}
-    written = view(tmp_path, 1).publish(at(100), whole(sent))
-    snapshot = newest(view(tmp_path, 0), 1)
+    shapes = shapes_of(sent)
+    written = view(tmp_path, 1, shapes=shapes).publish(at(100), whole(sent))
+    snapshot = newest(view(tmp_path, 0, shapes=shapes), 1)
     assert snapshot is not None
-    assert (snapshot.group, snapshot.step) == (1, 100)
+    assert (snapshot.group, snapshot.moment) == (1, at(100))
     assert_equal(weights_in(snapshot), sent)
-    assert written == files_of(tmp_path, 1, 100)[0].stat().st_size
+    body, manifest = (path.stat().st_size for path in files_of(tmp_path, 1, 100))
+    assert (written, snapshot.bytes) == (body + manifest, body)
 
 
 def test_half_precision_is_within_its_rounding(tmp_path: Path) -> None:
@@ -126,8 +141,9 @@ def test_half_precision_is_within_its_rounding(tmp_path: Path) -> None:
         "w": (np.random.default_rng(1).normal(size=5000) * 10.0 ** np.arange(-10, 5).repeat(1000)[:5000]).astype("f4")
     }
     sent["w"] = np.concatenate([sent["w"], np.array([0, 1, -1, 65504, 1e-7, 2.0**-24], np.float32)])
-    half = view(tmp_path, 1, dtype="float16").publish(at(1), whole(sent))
-    snapshot = newest(view(tmp_path, 0, dtype="float16"), 1)
+    shapes = shapes_of(sent)
+    half = view(tmp_path, 1, dtype="float16", shapes=shapes).publish(at(1), whole(sent))
+    snapshot = newest(view(tmp_path, 0, dtype="float16", shapes=shapes), 1)
     assert snapshot is not None
     found, exact = weights_in(snapshot)["w"].astype(np.float64), sent["w"].astype(np.float64)
     assert (np.abs(found - exact) <= 2.0**-11 * np.abs(exact) + 2.0**-25).all()
@@ -159,13 +175,14 @@ def test_nothing_is_there_before_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "kept").rename(manifest)
     found = newest(reader, 1, 0)
     assert found is not None
-    assert found.step == 5
+    assert found.moment == at(5)
 
 
 def test_reader_beside_a_writer_sees_whole_snapshots_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While sixty are published, each that is read has the weights of its step and none is refused."""
     sent = {step: {"w": np.full(20_000, step, np.float32)} for step in range(1, 61)}
-    writer, reader = view(tmp_path, 1), view(tmp_path, 0)
+    shapes = {"w": (20_000,)}
+    writer, reader = view(tmp_path, 1, shapes=shapes), view(tmp_path, 0, shapes=shapes)
     thread = threading.Thread(target=lambda: [writer.publish(at(step), whole(values)) for step, values in sent.items()])
     seen: list[int] = []
     with caplog.at_level(logging.WARNING, logger="ctr"):
@@ -174,8 +191,8 @@ def test_reader_beside_a_writer_sees_whole_snapshots_only(tmp_path: Path, caplog
         while (not seen or seen[-1] < 60) and time.monotonic() < deadline:
             snapshot = newest(reader, 1, 0)
             if snapshot is not None:
-                assert_equal(weights_in(snapshot), sent[snapshot.step])
-                seen.append(snapshot.step)
+                assert_equal(weights_in(snapshot), sent[snapshot.moment.step])
+                seen.append(snapshot.moment.step)
         thread.join()
     assert seen[-1] == 60
     assert seen == sorted(seen)
@@ -184,12 +201,12 @@ def test_reader_beside_a_writer_sees_whole_snapshots_only(tmp_path: Path, caplog
 
 def test_newest_is_the_highest_step(tmp_path: Path) -> None:
     """As a number, and not the one written last."""
-    writer = view(tmp_path, 1, keep_steps=10**12)
-    for step in (900, 1000, 20, 1_234_567_890):
+    writer = view(tmp_path, 1, keep=100)
+    for step in (900, 1000, 20, 123_456_789):
         writer.publish(at(step), whole(weights(step)))
     snapshot = newest(view(tmp_path, 0), 1)
     assert snapshot is not None
-    assert snapshot.moment == 1_234_567_890
+    assert snapshot.moment == at(123_456_789)
 
 
 def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
@@ -197,12 +214,16 @@ def test_since_leaves_out_what_is_older(tmp_path: Path) -> None:
     writer, reader = view(tmp_path, 1), view(tmp_path, 0)
     writer.publish(at(10), whole(weights()))
     writer.publish(at(20), whole(weights()))
-    assert [found.step if (found := newest(reader, 1, since)) else None for since in (0, 20, 21)] == [20, 20, None]
+    assert [found.moment.step if (found := newest(reader, 1, since)) else None for since in (0, 20, 21)] == [
+        20,
+        20,
+        None,
+    ]
 
 
 def test_peer_that_never_published_has_no_snapshot(tmp_path: Path) -> None:
     """Nor a folder."""
-    assert view(tmp_path, 0).newest(7, since=0) is None
+    assert newest(view(tmp_path, 0), 7) is None
 
 
 def test_groups_do_not_see_one_another_s_snapshots_as_their_own(tmp_path: Path) -> None:
@@ -211,7 +232,7 @@ def test_groups_do_not_see_one_another_s_snapshots_as_their_own(tmp_path: Path) 
     view(tmp_path, 2).publish(at(4), whole(weights(2)))
     reader = view(tmp_path, 0)
     found = {peer: newest(reader, peer, 0) for peer in (1, 2)}
-    assert {peer: snapshot.step for peer, snapshot in found.items() if snapshot} == {1: 3, 2: 4}
+    assert {peer: snapshot.moment.step for peer, snapshot in found.items() if snapshot} == {1: 3, 2: 4}
 
 
 def edit_manifest(change: Callable[[dict[str, object]], object]) -> Callable[[Path, Path], None]:
@@ -244,9 +265,26 @@ def empty(body: Path, manifest: Path) -> None:
 
 def put_nonsense_with_its_digest(body: Path, manifest: Path) -> None:
     """Puts something else in place of the weights, with the digest to go with it."""
-    body.write_bytes(b"nonsense")
+    replace(body, manifest, b"nonsense")
+
+
+def replace(body: Path, manifest: Path, content: bytes) -> None:
+    """Another body, which the manifest takes for its own."""
+    digest = hashlib.sha256(content).hexdigest()
+    body.with_name(f"{manifest.stem}-{digest[:12]}.safetensors").write_bytes(content)
     said = json.loads(manifest.read_text(encoding="utf-8"))
-    manifest.write_text(json.dumps({**said, "sha256": hashlib.sha256(b"nonsense").hexdigest()}), encoding="utf-8")
+    manifest.write_text(json.dumps({**said, "sha256": digest}), encoding="utf-8")
+
+
+def put_arrays(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], None]:
+    """A damage to the weights themselves, with the digest to go with it."""
+
+    def damage(body: Path, manifest: Path) -> None:
+        arrays = load_file(body)
+        change(arrays)
+        replace(body, manifest, save(arrays))
+
+    return damage
 
 
 def put_earlier_step(body: Path, manifest: Path) -> None:
@@ -269,9 +307,16 @@ DAMAGES = [
     pytest.param(flip_a_byte, "do not have the digest in its manifest", id="flipped byte"),
     pytest.param(truncate, "do not have the digest in its manifest", id="truncated"),
     pytest.param(empty, "its 0 bytes do not have the digest", id="empty"),
-    pytest.param(lambda body, manifest: body.unlink(), "FileNotFoundError", id="no body"),
+    pytest.param(lambda body, manifest: body.unlink(), "its body is missing", id="no body"),
     pytest.param(put_nonsense_with_its_digest, "SafetensorError", id="nonsense"),
-    pytest.param(put_earlier_step, "its manifest says group 1 step 10", id="another step"),
+    pytest.param(put_arrays(lambda a: a.update(bias=np.zeros(5, "f4"))), "bias has shape (5,)", id="another shape"),
+    pytest.param(put_arrays(lambda a: a.pop("bias")), "instead of ['bias'", id="a weight less"),
+    pytest.param(put_arrays(lambda a: a.update(more=a["bias"])), "it has weights", id="a weight more"),
+    pytest.param(put_arrays(lambda a: a.update(bias=np.zeros(4, "i4"))), "not finite", id="whole numbers"),
+    pytest.param(
+        put_arrays(lambda a: a.update({"bias.rows": np.arange(4, dtype="u4")})), "continues no other", id="only rows"
+    ),
+    pytest.param(put_earlier_step, "its manifest says group 1 phase 1 step 10", id="another step"),
     pytest.param(edit_manifest(lambda said: said.update(group=2)), "its manifest says group 2", id="another group"),
     pytest.param(edit_manifest(lambda said: said.update(fingerprint="0" * 64)), "of another model", id="another model"),
     pytest.param(
@@ -299,11 +344,11 @@ def test_unfit_snapshot_is_refused_with_a_warning_and_the_last_good_one_taken(
     with caplog.at_level(logging.WARNING, logger="ctr"):
         snapshot = newest(reader, 1, 0)
     assert snapshot is not None
-    assert snapshot.moment == 10
+    assert snapshot.moment == at(10)
     assert_equal(weights_in(snapshot), weights(1))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert str(body) in record.getMessage()
+    assert str(manifest) in record.getMessage()
     assert said in record.getMessage()
 
 
@@ -335,16 +380,17 @@ def test_weights_that_are_not_finite_are_refused(
     with caplog.at_level(logging.WARNING, logger="ctr"):
         snapshot = newest(view(tmp_path, 0, dtype=dtype), 1)
     assert snapshot is not None
-    assert snapshot.moment == 10
+    assert snapshot.moment == at(10)
     assert "values that are not finite" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_weights_beyond_half_precision_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """They would arrive as infinity."""
-    view(tmp_path, 1, dtype="float16").publish(at(10), whole({"w": np.array([1e6], np.float32)}))
+    shapes = {"w": (1,)}
+    view(tmp_path, 1, dtype="float16", shapes=shapes).publish(at(10), whole({"w": np.array([1e6], np.float32)}))
     with caplog.at_level(logging.WARNING, logger="ctr"):
-        assert newest(view(tmp_path, 0, dtype="float16"), 1) is None
+        assert newest(view(tmp_path, 0, dtype="float16", shapes=shapes), 1) is None
     assert "values that are not finite" in caplog.text
 
 
@@ -376,19 +422,19 @@ def test_unfit_snapshots_older_than_asked_for_are_not_read(tmp_path: Path, caplo
     truncate(*files_of(tmp_path, 1, 10))
     truncate(*files_of(tmp_path, 1, 20))
     with caplog.at_level(logging.WARNING, logger="ctr"):
-        assert view(tmp_path, 0).newest(1, since=15) is None
+        assert newest(view(tmp_path, 0), 1, 15) is None
     assert len(caplog.records) == 1
 
 
 def test_old_snapshots_are_removed(tmp_path: Path) -> None:
-    """Those more than the steps to keep behind, body and manifest; others' are not touched."""
+    """All but the newest, body and manifest; others' are not touched."""
     view(tmp_path, 2).publish(at(1), whole(weights()))
-    writer = view(tmp_path, 1, keep_steps=200)
+    writer = view(tmp_path, 1, keep=3)
     for step in (100, 200, 300, 400):
         writer.publish(at(step), whole(weights()))
-    expected = [f"step-{step:09d}.{end}" for step in (200, 300, 400) for end in ("json", "safetensors")]
-    assert steps_of(tmp_path, 1) == expected
-    assert steps_of(tmp_path, 2) == ["step-000000001.json", "step-000000001.safetensors"]
+    assert moments_of(tmp_path, 1) == [200, 300, 400]
+    assert len(names_of(tmp_path, 1)) == 6
+    assert moments_of(tmp_path, 2) == [1]
 
 
 def test_publishing_a_step_again_replaces_it(tmp_path: Path) -> None:
@@ -399,19 +445,20 @@ def test_publishing_a_step_again_replaces_it(tmp_path: Path) -> None:
     snapshot = newest(view(tmp_path, 0), 1)
     assert snapshot is not None
     assert_equal(weights_in(snapshot), weights(2))
-    assert steps_of(tmp_path, 1) == ["step-000000010.json", "step-000000010.safetensors"]
+    assert len(names_of(tmp_path, 1)) == 2
 
 
 def test_reader_in_the_middle_of_a_file_reads_it_to_its_end(tmp_path: Path) -> None:
     """What is published anew takes the place of the old files and is not written into them."""
     writer = view(tmp_path, 1)
     writer.publish(at(10), whole(weights(1)))
-    for path in files_of(tmp_path, 1, 10):
-        before = path.read_bytes()
-        with path.open("rb") as held:
-            writer.publish(at(10), whole(weights(float(len(before)))))
-            assert held.read() == before
-        assert path.read_bytes() != before
+    body, manifest = files_of(tmp_path, 1, 10)
+    contents = body.read_bytes(), manifest.read_bytes()
+    with body.open("rb") as held, manifest.open("rb") as held_manifest:
+        writer.publish(at(10), whole(weights(2)))
+        assert (held.read(), held_manifest.read()) == contents
+    assert manifest.read_bytes() != contents[1]
+    assert not body.exists()
 
 
 def test_waiting_ends_after_the_time_given(tmp_path: Path) -> None:
@@ -449,14 +496,17 @@ def test_snapshot_that_is_there_is_taken_without_waiting(tmp_path: Path) -> None
     calls: list[int] = []
     snapshot = view(tmp_path, 0).wait_for(1, at(10), timeout=0, alive=lambda: calls.append(1), have=None)
     assert snapshot is not None
-    assert snapshot.moment == 10
+    assert snapshot.moment == at(10)
     assert calls == []
 
 
 def test_caller_is_asked_again_and_again_while_waiting(tmp_path: Path) -> None:
     """So that it may look after its own."""
     calls: list[float] = []
-    assert view(tmp_path, 0).wait_for(1, at(10), timeout=0.5, alive=lambda: calls.append(time.monotonic(), have=None)) is None
+    assert (
+        view(tmp_path, 0).wait_for(1, at(10), timeout=0.5, alive=lambda: calls.append(time.monotonic()), have=None)
+        is None
+    )
     assert len(calls) >= 3
 
 
@@ -474,3 +524,243 @@ def test_caller_ends_the_wait_by_raising(tmp_path: Path) -> None:
         view(tmp_path, 0).wait_for(1, at(10), timeout=60, alive=alive, have=None)
     assert len(calls) == 3
     assert time.monotonic() - started < 20
+
+
+# Snapshots that hold only the rows that changed
+
+
+def moved(values: Weights, random: np.random.Generator) -> tuple[Weights, Changes]:
+    """Weights of which some rows of a matrix and all of the rest have changed, and what has."""
+    rows = np.flatnonzero(random.random(5) < 0.5)
+    after = {name: random.normal(size=each.shape).astype(np.float32) for name, each in values.items()}
+    after["embedding"] = values["embedding"].copy()
+    after["embedding"][rows] = random.normal(size=(len(rows), 3))
+    return after, Changes({**after, "embedding": after["embedding"][rows]}, {"embedding": rows})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("seed", range(5))
+def test_changed_rows_come_to_the_same_as_whole_snapshots(tmp_path: Path, seed: int, dtype: str) -> None:
+    """For one who follows each, one who reads some, one who restarts each time, and one who comes late."""
+    random = np.random.default_rng(seed)
+    writer = view(tmp_path, 1, dtype=dtype, full_every=4, keep=3)
+    follows, skips = view(tmp_path, 0, dtype=dtype), view(tmp_path, 0, dtype=dtype)
+    has: dict[str, tuple[Moment | None, Weights]] = {"follows": (None, {}), "skips": (None, {}), "restarts": (None, {})}
+    values = weights()
+    kinds: list[bool] = []
+    for step in range(1, 16):
+        after, changes = moved(values, random)
+        kinds.append(writer.wants_full)
+        writer.publish(at(step), whole(after) if writer.wants_full else changes)
+        values = after
+        sent = {name: each.astype(dtype).astype(np.float32) for name, each in values.items()}
+        readers = {"follows": follows, "restarts": view(tmp_path, 0, dtype=dtype)}
+        if random.random() < 0.4:
+            readers["skips"] = skips
+        for name, reader in readers.items():
+            have, mine = has[name]
+            snapshot = reader.newest(1, since=at(0), have=have)
+            assert snapshot is not None
+            has[name] = (snapshot.moment, applied(snapshot.parts, mine))
+            assert_equal(has[name][1], sent)
+            if name == "follows" and have:
+                assert len(snapshot.parts) == 1
+        assert_equal(weights_in(newest(view(tmp_path, 0, dtype=dtype), 1)), sent)
+    assert kinds == [step % 4 == 0 for step in range(15)]
+
+
+def test_snapshot_of_changed_rows_is_smaller(tmp_path: Path) -> None:
+    """By the rows that are not in it."""
+    table = np.random.default_rng(0).normal(size=(10_000, 16)).astype(np.float32)
+    writer = view(tmp_path, 1, dtype="float16", shapes={"table": table.shape})
+    full = writer.publish(at(1), whole({"table": table}))
+    rows = np.arange(0, 10_000, 10)
+    part = writer.publish(at(2), Changes({"table": table[rows]}, {"table": rows}))
+    assert part < 0.12 * full
+    assert full < 0.51 * table.nbytes
+
+
+def test_two_histories_are_never_mixed(tmp_path: Path) -> None:
+    """A group that was killed and comes to other weights does not continue what a reader has of its former life."""
+    reader, first = view(tmp_path, 0), view(tmp_path, 1)
+    first.publish(at(10), whole(weights(1)))
+    snapshot = newest(reader, 1)
+    mine = weights_in(snapshot)
+    again = view(tmp_path, 1)
+    assert again.wants_full
+    again.publish(at(10), whole(weights(5)))
+    rows = np.array([2])
+    changes = Changes({**weights(6), "embedding": np.full((1, 3), 6, np.float32)}, {"embedding": rows})
+    again.publish(at(20), changes)
+    found = reader.newest(1, since=at(0), have=at(10))
+    assert found is not None
+    expected = weights(6)
+    expected["embedding"] = np.full((5, 3), 5, np.float32)
+    expected["embedding"][2] = 6
+    assert_equal(applied(found.parts, mine), expected)
+
+
+def test_snapshot_with_a_broken_chain_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By one who does not have what it continues; one who has goes on."""
+    writer, follows = view(tmp_path, 1), view(tmp_path, 0)
+    writer.publish(at(10), whole(weights(1)))
+    mine = weights_in(newest(follows, 1))
+    changes = Changes({**weights(2), "embedding": np.full((1, 3), 2, np.float32)}, {"embedding": np.array([0])})
+    writer.publish(at(20), changes)
+    truncate(*files_of(tmp_path, 1, 10))
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        assert newest(view(tmp_path, 0), 1) is None
+    assert "do not have the digest" in caplog.text
+    found = follows.newest(1, since=at(0), have=at(10))
+    assert found is not None
+    assert applied(found.parts, mine)["embedding"][:, 0].tolist() == [2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("rows", [[5], [1, 1], [3, 2]])
+def test_rows_that_cannot_be_are_refused(rows: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond the table, twice, or out of order."""
+    writer, reader = view(tmp_path, 1), view(tmp_path, 0)
+    writer.publish(at(10), whole(weights(1)))
+    sent = Changes({**weights(2), "embedding": np.zeros((len(rows), 3), "f4")}, {"embedding": np.array(rows)})
+    writer.publish(at(20), sent)
+    with caplog.at_level(logging.WARNING, logger="ctr"):
+        snapshot = newest(reader, 1)
+    assert snapshot is not None
+    assert snapshot.moment == at(10)
+    assert "row numbers of its embedding are not ascending below 5" in caplog.text
+
+
+def test_cleaning_keeps_what_is_continued(tmp_path: Path) -> None:
+    """The two newest, and the chain of the older of them."""
+    writer = view(tmp_path, 1, keep=2, full_every=4)
+    random = np.random.default_rng(0)
+    values = weights()
+    seen: list[list[int]] = []
+    for step in range(1, 8):
+        values, changes = moved(values, random)
+        writer.publish(at(step), whole(values) if writer.wants_full else changes)
+        seen.append(moments_of(tmp_path, 1))
+    # Whole are 1 and 5.
+    assert seen == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5], [5, 6], [5, 6, 7]]
+    assert len(names_of(tmp_path, 1)) == 6
+
+
+def test_left_overs_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    """A body without a manifest, and what was being written."""
+    view(tmp_path, 1).publish(at(10), whole(weights()))
+    view(tmp_path, 1).publish(at(20), whole(weights(2)))
+    files_of(tmp_path, 1, 20)[1].unlink()
+    (tmp_path / "group-1" / ".1-000000030.json.77").write_bytes(b"{")
+    view(tmp_path, 1)
+    assert moments_of(tmp_path, 1) == [10]
+    assert len(names_of(tmp_path, 1)) == 2
+
+
+# A place that cannot be reached or is full
+
+
+def test_place_that_cannot_be_reached_is_an_error_of_one_line_and_may_come_back(tmp_path: Path) -> None:
+    """The next snapshot is whole; reading finds nothing meanwhile."""
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where a folder should be")
+    writer = view(blocked, 1)
+    with pytest.raises(ExchangeError, match="blocked/group-1/.*Not a directory|File exists") as caught:
+        writer.publish(at(10), whole(weights()))
+    assert "\n" not in str(caught.value)
+    reader = view(blocked, 0)
+    assert newest(reader, 1) is None
+    assert reader.wait_for(1, at(10), timeout=0.05, have=None) is None
+    assert writer.wants_full
+    blocked.unlink()
+    writer.publish(at(20), whole(weights(2)))
+    assert_equal(weights_in(newest(reader, 1)), weights(2))
+
+
+def test_full_place_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """Under a limit on the size of files, in a process of its own."""
+    script = f"""
+import resource, signal
+import numpy as np
+from ctr.exchange import Changes, Exchange, ExchangeError, Moment
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+shapes = {{"w": (5000,)}}
+exchange = Exchange({str(tmp_path)!r}, group=1, fingerprint="f", shapes=shapes, dtype="float32", keep=3, full_every=10)
+try:
+    exchange.publish(Moment(1, 10), Changes({{"w": np.zeros(5000, np.float32)}}, {{}}))
+except ExchangeError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "refused:" in done.stdout
+    assert "File too large" in done.stdout
+    assert names_of(tmp_path, 1) == []
+
+
+def test_end_of_a_peer_ends_the_wait_at_once(tmp_path: Path) -> None:
+    """And is taken back when the group begins again."""
+    writer = view(tmp_path, 1)
+    writer.publish(at(10), whole(weights()))
+    writer.finish(at(15))
+    reader = view(tmp_path, 0)
+    started = time.monotonic()
+    assert reader.wait_for(1, at(20), timeout=60, have=None) is None
+    assert reader.past(1, at(20))
+    assert time.monotonic() - started < 2
+    assert reader.wait_for(1, at(10), timeout=60, have=None) is not None
+    view(tmp_path, 1).publish(at(12), whole(weights()))
+    assert not reader.finished(1)
+
+
+def test_phases_come_one_after_another(tmp_path: Path) -> None:
+    """The first step of the second is later than any of the first."""
+    writer = view(tmp_path, 1)
+    writer.publish(Moment(1, 500), whole(weights(1)))
+    writer.publish(Moment(2, 0), whole(weights(2)))
+    snapshot = newest(view(tmp_path, 0), 1)
+    assert snapshot is not None
+    assert snapshot.moment == Moment(2, 0)
+
+
+def test_objects_in_memory_are_exchanged_as_files_are(caplog: pytest.LogCaptureFixture) -> None:
+    """Through fsspec, by address; chains, cleaning and the end too."""
+    address = f"memory://exchange-{time.monotonic_ns()}"
+    writer, reader = view(address, 1, keep=2, full_every=2), view(address, 0)
+    random, values = np.random.default_rng(1), weights()
+    assert newest(reader, 1) is None
+    for step in range(1, 7):
+        values, changes = moved(values, random)
+        writer.publish(at(step), whole(values) if writer.wants_full else changes)
+        assert_equal(weights_in(newest(reader, 1)), values)
+    assert len(writer.store.names("group-1")) == 4
+    writer.finish(at(9))
+    assert reader.finished(1)
+    assert caplog.records == []
+
+
+def test_writer_killed_at_random_moments_never_leaves_a_torn_snapshot(tmp_path: Path) -> None:
+    """Twenty processes publish one after another, each killed; all that is read is whole and its own step's."""
+    script = f"""
+import numpy as np
+from ctr.exchange import Changes, Exchange, Moment
+shapes = {{"w": (200_000,)}}
+exchange = Exchange({str(tmp_path)!r}, group=1, fingerprint="f", shapes=shapes, dtype="float32", keep=3, full_every=1)
+print("ready", flush=True)
+for step in range(1_000_000):
+    exchange.publish(Moment(1, step), Changes({{"w": np.full(200_000, step, np.float32)}}, {{}}))
+"""
+    reader, moments, read = view(tmp_path, 0, of="f", shapes={"w": (200_000,)}), np.random.default_rng(0), 0
+    for _ in range(20):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        deadline = time.monotonic() + moments.uniform(0.02, 0.2)
+        while time.monotonic() < deadline:
+            snapshot = newest(reader, 1)
+            if snapshot:
+                read += 1
+                assert (snapshot.parts[0].weights["w"] == snapshot.moment.step).all()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert read > 20
