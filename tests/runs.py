@@ -62,11 +62,10 @@ def worker_of(launcher: int, group: int, worker: int = 0) -> int | None:
     """The process that trains a worker of a group; None while it is not there."""
     for pid in children(launcher):
         try:
-            variables = dict(
-                entry.partition("=")[::2] for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if entry
-            )
+            entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
         except OSError:
             continue
+        variables = {name: value for name, _, value in (entry.partition("=") for entry in entries)}
         place = json.loads(variables.get("TF_CONFIG") or "{}")
         if variables.get("CTR_GROUP") == str(group) and place and place["task"]["index"] == worker:
             return pid

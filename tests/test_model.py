@@ -9,8 +9,8 @@ import pytest
 # TensorFlow has no types worth the name.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 import ctr  # noqa: F401 - sets TensorFlow to Keras 2
-from ctr.codistill import distillation_loss
 from ctr.average import Average
+from ctr.codistill import distillation_loss
 from ctr.data import Rows
 from ctr.exchange import Changes
 from ctr.learner import Learner
