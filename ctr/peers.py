@@ -211,6 +211,14 @@ class Peers:
         return bool(learner.agree([self.chief and self.exchange.finished(peer)])[0])
 
 
+def no_figures() -> dict[str, Any]:
+    """What `Peers.figures` gives, of a group that learns from nobody."""
+    counts = dict.fromkeys(
+        ("exchanges", "bytes_published", "bytes_read", "snapshots_missed", "snapshots_unpublished"), 0
+    )
+    return {**counts, "seconds_waited": 0.0, "seconds_exchanging": 0.0, "peers_dropped": []}
+
+
 def as_sent(changes: Changes, dtype: Any) -> Changes:
     """Weights as the others will have them: rounded to what snapshots travel in."""
     return Changes(

@@ -12,7 +12,7 @@ from ctr.exchange import Moment
 from ctr.feed import training_dataset
 from ctr.learner import Learner
 from ctr.metrics import Evaluation, evaluate
-from ctr.peers import Peers
+from ctr.peers import Peers, no_figures
 from ctr.phases import Phase
 from ctr.rates import Plateau
 from ctr.state import State
@@ -92,7 +92,7 @@ class Training:
         return {
             "steps": state.done,
             "examples_per_second": self.clock.rows_per_second,
-            **(self.peers.figures() if self.peers else {}),
+            **(self.peers.figures() if self.peers else no_figures()),
         }
 
     def _train_phase(self, phase: Phase, rate_at: Callable[[int], float]) -> None:
