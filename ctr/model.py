@@ -110,18 +110,21 @@ class WideAndDeep(tfrs.Model):
 
     def _logits_and_embeddings(self, inputs: Mapping[str, Any], training: bool) -> tuple[Any, Any]:
         places = inputs["ids"] + self.starts
+        # Without crosses both parts look up the same places: TensorFlow then finds the distinct ones only once.
+        deep_places = places[:, : self.deep_count] if self.deep_count < self.field_count else places
+        embedded = tf.gather(self.table, deep_places)
+        deep = tf.cast(tf.reshape(embedded, [-1, self.deep_count * self.embedding_dim]), self.compute_type)
         missing = tf.math.is_nan(inputs["dense"])
         dense = tf.concat([tf.where(missing, 0.0, inputs["dense"]), tf.cast(missing, tf.float32)], axis=1)
-        embedded = tf.gather(self.table, places[:, : self.deep_count])
-        deep = tf.concat([tf.reshape(embedded, [-1, self.deep_count * self.embedding_dim]), dense], axis=1)
-        deep = first = tf.cast(deep, self.compute_type)
+        wide = tf.reduce_sum(tf.gather(self.wide, places), axis=1) + tf.matmul(dense, self.wide_dense)
+        deep = tf.concat([deep, tf.cast(dense, self.compute_type)], axis=1) if self.dense_count else deep
+        first = deep
         for layer in self.crossed:
             deep = layer(first, deep)
         for i, layer in enumerate(self.hidden):
             deep = layer(deep)
             if training and self.dropout:
                 deep = self._left_out(deep, i, inputs["draw"])
-        wide = tf.reduce_sum(tf.gather(self.wide, places), axis=1) + tf.matmul(dense, self.wide_dense)
         return wide + self.logit(tf.cast(deep, tf.float32)), embedded
 
     def _left_out(self, values: Any, layer: int, draw: Any) -> Any:

@@ -4,6 +4,7 @@ Prints one JSON object: rows a second, the median over steps, and the peak memor
 """
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ def timed(step: Callable[[int], object], steps: int) -> float:
     """Median seconds of a step, after some that are not counted."""
     for number in range(WARM_UP_STEPS):
         step(number)
+    gc.collect()
+    gc.freeze()  # as training does
     seconds: list[float] = []
     for number in range(steps):
         began = time.perf_counter()
