@@ -112,11 +112,11 @@ class WideAndDeep(tfrs.Model):
         places = inputs["ids"] + self.starts
         # Without crosses both parts look up the same places: TensorFlow then finds the distinct ones only once.
         deep_places = places[:, : self.deep_count] if self.deep_count < self.field_count else places
-        embedded = tf.gather(self.table, deep_places)
+        embedded = _looked_up(self.table, deep_places)
         deep = tf.cast(tf.reshape(embedded, [-1, self.deep_count * self.embedding_dim]), self.compute_type)
         missing = tf.math.is_nan(inputs["dense"])
         dense = tf.concat([tf.where(missing, 0.0, inputs["dense"]), tf.cast(missing, tf.float32)], axis=1)
-        wide = tf.reduce_sum(tf.gather(self.wide, places), axis=1) + tf.matmul(dense, self.wide_dense)
+        wide = tf.reduce_sum(_looked_up(self.wide, places), axis=1) + tf.matmul(dense, self.wide_dense)
         deep = tf.concat([deep, tf.cast(dense, self.compute_type)], axis=1) if self.dense_count else deep
         first = deep
         for layer in self.crossed:
@@ -153,3 +153,12 @@ class WideAndDeep(tfrs.Model):
         for layer in [*self.hidden, self.logit]:
             named |= {f"{layer.name}.kernel": layer.kernel, f"{layer.name}.bias": layer.bias}
         return named
+
+
+def _looked_up(variable: Any, places: Any) -> Any:
+    """Rows of a variable, read where they are.
+
+    `tf.gather` reads all of a mirrored variable first, which after a scatter is a copy: 4 ms for a million rows of 16.
+    """
+    here = getattr(variable, "values", (variable,))[0]  # this process's of a mirrored variable
+    return here.sparse_read(places)
