@@ -11,6 +11,7 @@ from ctr.average import Average
 from ctr.codistill import distillation_loss, squared_logits, taught_rows, teacher_mean
 from ctr.data import Rows
 from ctr.exchange import Changes
+from ctr.lookup import DistinctPlaces
 from ctr.model import WideAndDeep
 
 
@@ -50,13 +51,15 @@ class Learner:
         self.present = tf.Variable(tf.zeros([len(self.teachers)]), trainable=False, name="present")
         # Rows of the embedding tables that a step of this process has looked up since the last snapshot.
         self._touched = np.zeros(model.rows, bool)
+        self._places = DistinctPlaces(model.starts, model.rows)
         ids = tf.TensorSpec([None, model.field_count], tf.int32)
         dense = tf.TensorSpec([None, model.dense_count], tf.float32)
         column, scalar = tf.TensorSpec([None, 1], tf.float32), tf.TensorSpec([], tf.float32)
-        draw = tf.TensorSpec([2], tf.int32)
-        rows = [ids, dense, column, column]
-        self._plain = tf.function(self._plain_step, input_signature=[*rows, draw, scalar])
-        self._distilled = tf.function(self._distilled_step, input_signature=[*rows, draw, scalar, scalar])
+        inputs = {"ids": ids, "distinct": tf.TensorSpec([None], tf.int32), "slots": ids, "dense": dense}
+        inputs |= {"label": column, "row_weight": column, "draw": tf.TensorSpec([2], tf.int32)}
+        inputs |= {"rate": scalar, "label_weight": scalar}
+        self._plain = tf.function(self._plain_step, input_signature=[inputs])
+        self._distilled = tf.function(self._distilled_step, input_signature=[{**inputs, "weight": scalar}])
         self._probabilities = tf.function(self._forward, input_signature=[ids, dense])
         self._finite = tf.function(self._all_finite)
         self._total = tf.function(self._sum)
@@ -70,17 +73,15 @@ class Learner:
             step: of the run, which with the seed decides what dropout leaves out.
             weight: of the distillation term.
         """
-        _, label, ids, dense, row_weight = rows
-        self.rate.assign(rate)
-        given: list[Any] = [tf.constant([step, self.worker]), tf.constant(label_weight, tf.float32)]
+        inputs = self._inputs(rows, step, rate, label_weight)
         if weight == 0 or not self.taught:
-            loss = self._plain(ids, dense, label, row_weight, *given)
+            loss = self._plain(inputs)
         else:
-            loss = self._distilled(ids, dense, label, row_weight, *given, tf.constant(weight, tf.float32))
+            loss = self._distilled({**inputs, "weight": tf.constant(weight, tf.float32)})
         if self.average:
             self.average.update(step + 1)
         if self.teachers:
-            self._touched[ids.numpy() + self.model.starts] = True
+            self._touched[inputs["distinct"].numpy()] = True
         return float(loss)
 
     @property
@@ -176,22 +177,23 @@ class Learner:
     def _forward(self, ids: Any, dense: Any) -> Any:
         return tf.sigmoid(self.served({"ids": ids, "dense": dense}))[:, 0]
 
-    def _plain_step(self, ids: Any, dense: Any, label: Any, row_weight: Any, draw: Any, label_weight: Any) -> Any:
-        inputs = {"ids": ids, "dense": dense, "label": label, "row_weight": row_weight}
-        return self._run({**inputs, "draw": draw, "label_weight": label_weight})
+    def _inputs(self, rows: Any, step: int, rate: float, label_weight: float) -> dict[str, Any]:
+        _, label, ids, dense, row_weight = rows
+        distinct, slots = self._places.of(ids.numpy())
+        inputs = {"ids": ids, "distinct": tf.constant(distinct), "slots": tf.constant(slots), "dense": dense}
+        inputs |= {"label": label, "row_weight": row_weight, "draw": tf.constant([step, self.worker])}
+        return inputs | {"rate": tf.constant(rate, tf.float32), "label_weight": tf.constant(label_weight, tf.float32)}
 
-    def _distilled_step(
-        self, ids: Any, dense: Any, label: Any, row_weight: Any, draw: Any, label_weight: Any, weight: Any
-    ) -> Any:
-        inputs = {"ids": ids, "dense": dense, "label": label, "row_weight": row_weight}
-        taught = taught_rows(tf.shape(ids)[0], self.teacher_share)
-        asked = {"ids": ids[:taught], "dense": dense[:taught]}
-        teacher = teacher_mean([each(asked) for each in self.teachers], self.present, of_logits=self.of_logits)
-        return self._run({**inputs, "draw": draw, "label_weight": label_weight, "teacher": teacher, "weight": weight})
-
-    def _run(self, inputs: dict[str, Any]) -> Any:
+    def _plain_step(self, inputs: dict[str, Any]) -> Any:
+        self.rate.assign(inputs["rate"])
         losses = self.strategy.run(self._update, args=(inputs,))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    def _distilled_step(self, inputs: dict[str, Any]) -> Any:
+        taught = taught_rows(tf.shape(inputs["ids"])[0], self.teacher_share)
+        asked = {**inputs, **{name: inputs[name][:taught] for name in ("ids", "slots", "dense")}}
+        teacher = teacher_mean([each(asked) for each in self.teachers], self.present, of_logits=self.of_logits)
+        return self._plain_step({**inputs, "teacher": teacher})
 
     def _update(self, inputs: dict[str, Any]) -> Any:
         if "teacher" in inputs:

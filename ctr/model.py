@@ -8,6 +8,8 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 import tf_keras
 
+from ctr.lookup import rows_at, spread
+
 # Keras 2 as its users know it, which the types that TensorFlow ships (of Keras 3) do not describe.
 keras: Any = tf_keras
 
@@ -88,7 +90,9 @@ class WideAndDeep(tfrs.Model):
     def call(self, inputs: Mapping[str, Any], training: bool = False) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Logits `[batch, 1]` of `ids` int32 `[batch, fields]` and `dense` float32 `[batch, numbers]`.
 
-        With dropout, training takes a `draw` int32 `[2]`, step and worker, too: the same draw leaves out the same.
+        Where there are `distinct` and `slots` of `ids` (see `DistinctPlaces`), embeddings are looked up by them, and
+        each one's gradient comes once. With dropout, training takes a `draw` int32 `[2]`, step and worker, too: the
+        same draw leaves out the same.
         """
         return self._logits_and_embeddings(inputs, training)[0]
 
@@ -109,14 +113,11 @@ class WideAndDeep(tfrs.Model):
         return loss * inputs["row_weight"][:, 0] if "row_weight" in inputs else loss
 
     def _logits_and_embeddings(self, inputs: Mapping[str, Any], training: bool) -> tuple[Any, Any]:
-        places = inputs["ids"] + self.starts
-        # Without crosses both parts look up the same places: TensorFlow then finds the distinct ones only once.
-        deep_places = places[:, : self.deep_count] if self.deep_count < self.field_count else places
-        embedded = _looked_up(self.table, deep_places)
+        embedded, wide = self._looked_up(inputs)
         deep = tf.cast(tf.reshape(embedded, [-1, self.deep_count * self.embedding_dim]), self.compute_type)
         missing = tf.math.is_nan(inputs["dense"])
         dense = tf.concat([tf.where(missing, 0.0, inputs["dense"]), tf.cast(missing, tf.float32)], axis=1)
-        wide = tf.reduce_sum(_looked_up(self.wide, places), axis=1) + tf.matmul(dense, self.wide_dense)
+        wide = tf.reduce_sum(wide, axis=1) + tf.matmul(dense, self.wide_dense)
         deep = tf.concat([deep, tf.cast(dense, self.compute_type)], axis=1) if self.dense_count else deep
         first = deep
         for layer in self.crossed:
@@ -126,6 +127,16 @@ class WideAndDeep(tfrs.Model):
             if training and self.dropout:
                 deep = self._left_out(deep, i, inputs["draw"])
         return wide + self.logit(tf.cast(deep, tf.float32)), embedded
+
+    def _looked_up(self, inputs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Embeddings `[batch, deep fields, dim]` and wide weights `[batch, fields, 1]`."""
+        if "distinct" not in inputs:
+            places = inputs["ids"] + self.starts
+            return rows_at(self.table, places[:, : self.deep_count]), rows_at(self.wide, places)
+        distinct, slots = inputs["distinct"], inputs["slots"]
+        deep = distinct[: tf.math.count_nonzero(distinct < self.deep_rows)]
+        embedded = spread(rows_at(self.table, deep), slots[:, : self.deep_count])
+        return embedded, tf.gather(rows_at(self.wide, distinct), slots)
 
     def _left_out(self, values: Any, layer: int, draw: Any) -> Any:
         """Dropout that depends on nothing but seed, layer, step and worker, so that a resumed run draws the same."""
@@ -153,12 +164,3 @@ class WideAndDeep(tfrs.Model):
         for layer in [*self.hidden, self.logit]:
             named |= {f"{layer.name}.kernel": layer.kernel, f"{layer.name}.bias": layer.bias}
         return named
-
-
-def _looked_up(variable: Any, places: Any) -> Any:
-    """Rows of a variable, read where they are.
-
-    `tf.gather` reads all of a mirrored variable first, which after a scatter is a copy: 4 ms for a million rows of 16.
-    """
-    here = getattr(variable, "values", (variable,))[0]  # this process's of a mirrored variable
-    return here.sparse_read(places)

@@ -14,6 +14,7 @@ from ctr.codistill import distillation_loss
 from ctr.data import Rows
 from ctr.exchange import Changes
 from ctr.learner import Learner
+from ctr.lookup import DistinctPlaces
 from ctr.model import WideAndDeep
 from ctr.optimizers import check_each_once, make_optimizer, slots_of
 from features.errors import WorkFailed
@@ -227,10 +228,9 @@ def test_distilled_step_of_weight_0_is_bit_for_bit_the_plain_step() -> None:
     plain, distilled = make_learner(16), make_learner(16, peers=1)
     adopt_moved(distilled)
     for seed in range(5):
-        _, label, ids, dense, weight = tensors(make_rows(16, seed))
-        step(plain, (None, label, ids, dense, weight))
-        distilled.rate.assign(0.1)
-        distilled._distilled(ids, dense, label, weight, tf.constant([0, 0]), tf.constant(1.0), tf.constant(0.0))
+        rows = tensors(make_rows(16, seed))
+        step(plain, rows)
+        distilled._distilled({**distilled._inputs(rows, 0, 0.1, 1.0), "weight": tf.constant(0.0)})
     for name, weight in weights_of(plain).items():
         np.testing.assert_array_equal(weight, weights_of(distilled)[name])
 
@@ -437,7 +437,8 @@ def test_penalty_on_embeddings_is_half_their_squares_row_by_row() -> None:
     np.testing.assert_allclose(difference, 0.2 * squares, rtol=1e-4)
 
 
-def test_finite_differences_of_the_whole_loss_agree_with_its_gradient() -> None:
+@pytest.mark.parametrize("looked_up", ["row by row", "once"])
+def test_finite_differences_of_the_whole_loss_agree_with_its_gradient(looked_up: str) -> None:
     """Labels, weight 2.5 against a peer, and the penalty, along twenty random directions of all weights at once."""
     tf_keras.utils.set_random_seed(2)
     model, rows, random = make_model(deep="dcn", embedding_l2=0.05), make_rows(50), np.random.default_rng(0)
@@ -446,6 +447,9 @@ def test_finite_differences_of_the_whole_loss_agree_with_its_gradient() -> None:
         variable.assign(random.normal(size=variable.shape, scale=0.3).astype(np.float32))
     taught = tf.constant(random.random((50, 1)), tf.float32)
     inputs = {"ids": tf.constant(rows.ids), "dense": tf.constant(rows.dense), "label": tf.constant(rows.label)}
+    if looked_up == "once":
+        distinct, slots = DistinctPlaces(model.starts, model.rows).of(rows.ids)
+        inputs |= {"distinct": tf.constant(distinct), "slots": tf.constant(slots)}
     inputs["distillation"] = lambda logits: 2.5 * distillation_loss(logits, taught)
 
     def loss() -> Any:
