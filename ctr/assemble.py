@@ -83,6 +83,7 @@ def assemble(
             fingerprint=fingerprint(weights, data.spec.digest),
             shapes={name: tuple(weight.shape) for name, weight in weights.items()},
             dtype=how.snapshot_dtype,
+            embeddings=model.embedding_names,
             # A peer may restart from its last checkpoint and wants what it read then, a boundary behind this group.
             keep=-(-config.train.checkpoint_every // how.exchange_every) + 3,
             full_every=how.full_every,

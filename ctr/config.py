@@ -93,7 +93,7 @@ class Codistillation(Strict):
     exchange: Literal["lockstep", "async"] = "lockstep"
     peer_timeout: float = Field(default=600.0, gt=0)  # seconds that lockstep waits for a peer's snapshot
     drop_after: int = Field(default=1000, ge=1)  # steps behind at which a peer's snapshot is no longer used
-    snapshot_dtype: Literal["float16", "float32"] = "float16"
+    snapshot_dtype: Literal["int8", "float16", "float32"] = "float16"  # int8: embeddings, float16 for the rest
     full_every: int = Field(default=10, ge=1)  # snapshots from one with all embedding rows to the next
     second_phase: SecondPhase = SecondPhase()
 

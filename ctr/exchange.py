@@ -11,11 +11,9 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from ctr.snapshot import Changes, Link, Moment, Shapes, Unfit, describe, pack, read_manifest, unpack
 from ctr.store import Store, StoreError
@@ -48,14 +46,25 @@ class Exchange:
     """One group's view of the place where snapshots are exchanged."""
 
     def __init__(
-        self, address: str, *, group: int, fingerprint: str, shapes: Shapes, dtype: str, keep: int, full_every: int
+        self,
+        address: str,
+        *,
+        group: int,
+        fingerprint: str,
+        shapes: Shapes,
+        dtype: str,
+        embeddings: Collection[str] = (),
+        keep: int,
+        full_every: int,
     ):
-        """The `keep` newest own snapshots stay, and what they continue; weights travel as `dtype`, float16 or float32.
+        """The `keep` newest own snapshots stay, and what they continue.
+
+        Weights travel as `dtype`, float32, float16 or, where they are among `embeddings`, int8.
 
         Raises nothing: a place that cannot be reached now may be reached later.
         """
         self.store, self.group, self.fingerprint, self.shapes = Store(address), group, fingerprint, shapes
-        self.dtype, self.keep, self.full_every = np.dtype(dtype), keep, full_every
+        self.dtype, self.embeddings, self.keep, self.full_every = dtype, embeddings, keep, full_every
         # Own snapshots that are there. A process that begins anew begins with a whole one.
         self._links: dict[Moment, Link] = {}
         self._last: Link | None = None
@@ -78,7 +87,7 @@ class Exchange:
         """
         partial = bool(changes.rows) and self._last is not None
         base = (self._last.moment, self._last.digest) if partial and self._last else None
-        body = pack(changes, self.dtype)
+        body = pack(changes, self.dtype, self.embeddings)
         link = Link(self.group, moment, hashlib.sha256(body).hexdigest(), len(body), base)
         manifest = describe(link, self.fingerprint)
         try:

@@ -150,6 +150,11 @@ class WideAndDeep(tfrs.Model):
         return [self.wide, self.wide_dense]
 
     @property
+    def embedding_names(self) -> set[str]:
+        """Names of the embedding tables with several numbers a row."""
+        return {"table"}
+
+    @property
     def dense_variables(self) -> list[Any]:
         """Kernels and biases of the deep part."""
         layers = [*self.crossed, *self.hidden, self.logit]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.exchange import Changes, Exchange, ExchangeError, Moment
+from ctr.exchange import Exchange, ExchangeError, Moment
 from ctr.learner import Learner
+from ctr.snapshot import as_sent
 
 NEVER = Moment(0, -1)
 
@@ -152,7 +153,7 @@ class Peers:
         whole = bool(learner.agree([float(self.exchange.wants_full)])[0])
         changes = learner.whole() if whole else learner.changes()
         if self.own is not None:
-            learner.adopt(self.own, [as_sent(changes, self.exchange.dtype)])
+            learner.adopt(self.own, [as_sent(changes, self.exchange.dtype, self.exchange.embeddings)])
             learner.set_present(self.own, everyone)
         if self.chief:
             try:
@@ -217,10 +218,3 @@ def no_figures() -> dict[str, Any]:
         ("exchanges", "bytes_published", "bytes_read", "snapshots_missed", "snapshots_unpublished"), 0
     )
     return {**counts, "seconds_waited": 0.0, "seconds_exchanging": 0.0, "peers_dropped": []}
-
-
-def as_sent(changes: Changes, dtype: Any) -> Changes:
-    """Weights as the others will have them: rounded to what snapshots travel in."""
-    return Changes(
-        {name: values.astype(dtype).astype(np.float32) for name, values in changes.weights.items()}, changes.rows
-    )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-VERSION = 1
+from ctr.coding import Undecodable, decode, decode_rows, encode, encode_rows
+
+VERSION = 2
 _ROWS = ".rows"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,11 +53,15 @@ class Unfit(Exception):
     """A snapshot is not what it should be; the message says in what."""
 
 
-def pack(changes: Changes, dtype: Any) -> bytes:
-    """Weights as safetensors in `dtype`, row numbers as uint32."""
-    with np.errstate(over="ignore"):  # infinities are refused by whoever reads them
-        arrays: dict[str, Any] = {name: values.astype(dtype) for name, values in changes.weights.items()}
-    return save_arrays(arrays | {name + _ROWS: rows.astype(np.uint32) for name, rows in changes.rows.items()})
+def pack(changes: Changes, dtype: str, embeddings: Collection[str] = ()) -> bytes:
+    """Weights as safetensors, encoded as `ctr.coding` says."""
+    rows = {name + _ROWS: encode_rows(numbers) for name, numbers in changes.rows.items()}
+    return save_arrays(encode(changes.weights, dtype, embeddings) | rows)
+
+
+def as_sent(changes: Changes, dtype: str, embeddings: Collection[str] = ()) -> Changes:
+    """Weights as the others will have them."""
+    return Changes(decode(encode(changes.weights, dtype, embeddings)), changes.rows)
 
 
 def describe(link: Link, fingerprint: str) -> bytes:
@@ -90,17 +96,20 @@ def unpack(body: bytes, link: Link, shapes: Shapes) -> Changes:
         raise Unfit(f"its {len(body)} bytes do not have the digest in its manifest")
     try:
         arrays = load_arrays(body)
+        numbers = {name.removesuffix(_ROWS): arrays.pop(name) for name in list(arrays) if name.endswith(_ROWS)}
+        weights = decode(arrays)
+        if set(weights) != set(shapes) or not set(numbers) <= set(weights):
+            raise Unfit(f"it has weights {sorted(weights)} instead of {sorted(shapes)}")
+        rows = {name: decode_rows(content, shapes[name][0]) for name, content in numbers.items()}
+    except Undecodable as error:
+        raise Unfit(str(error)) from None
     except (SafetensorError, ValueError) as error:
         raise Unfit(f"{type(error).__name__}: {error}") from None
-    numbers = [name for name in arrays if name.endswith(_ROWS)]
-    rows = {name.removesuffix(_ROWS): arrays.pop(name).astype(np.int64) for name in numbers}
-    if set(arrays) != set(shapes) or not set(rows) <= set(arrays):
-        raise Unfit(f"it has weights {sorted(arrays)} instead of {sorted(shapes)}")
     if rows and link.base is None:
         raise Unfit("it has only some rows but continues no other snapshot")
-    for name, values in arrays.items():
+    for name, values in weights.items():
         _check(name, values, rows.get(name), shapes[name])
-    return Changes({name: values.astype(np.float32) for name, values in arrays.items()}, rows)
+    return Changes(weights, rows)
 
 
 def _check(name: str, values: NDArray[Any], rows: NDArray[np.int64] | None, shape: tuple[int, ...]) -> None:
@@ -109,5 +118,5 @@ def _check(name: str, values: NDArray[Any], rows: NDArray[np.int64] | None, shap
         raise Unfit(f"its {name} has shape {values.shape} instead of {wanted}")
     if rows is not None and len(rows) and (rows[-1] >= shape[0] or (np.diff(rows) <= 0).any()):
         raise Unfit(f"the row numbers of its {name} are not ascending below {shape[0]}")
-    if values.dtype.kind != "f" or not np.isfinite(values).all():
+    if not np.isfinite(values).all():
         raise Unfit(f"its {name} holds values that are not finite")

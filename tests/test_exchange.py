@@ -16,7 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from ctr.coding import decode_rows, encode_rows
 from ctr.exchange import Changes, Exchange, ExchangeError, Moment, Snapshot, fingerprint
+from ctr.snapshot import as_sent
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -57,6 +59,7 @@ def view(
         fingerprint=of,
         shapes=SHAPES if shapes is None else shapes,
         dtype=dtype,
+        embeddings={"embedding", "table"},
         keep=keep,
         full_every=full_every,
     )
@@ -149,6 +152,24 @@ def test_half_precision_is_within_its_rounding(tmp_path: Path) -> None:
     assert (np.abs(found - exact) <= 2.0**-11 * np.abs(exact) + 2.0**-25).all()
     assert found[-6:-2].tolist() == [0, 1, -1, 65504]
     assert half < 0.55 * view(tmp_path, 2).publish(at(1), whole(sent))
+
+
+def test_eight_bits_are_within_their_rounding(tmp_path: Path) -> None:
+    """Half a step of 1/127 of the row's greatest value, whatever its size, and what rounding the scale up adds."""
+    random = np.random.default_rng(1)
+    table = (random.normal(size=(5000, 16)) * 10.0 ** random.integers(-4, 4, (5000, 1))).astype(np.float32)
+    table[:3] = [[0.0] * 16, [1e-9] * 16, [1.0, -1.0] * 8]
+    shapes = {"table": table.shape, "bias": (3,)}
+    sent = {"table": table, "bias": np.array([1, 0.1, -2], np.float32)}
+    eight = view(tmp_path, 1, dtype="int8", shapes=shapes).publish(at(1), whole(sent))
+    found = weights_in(newest(view(tmp_path, 0, dtype="int8", shapes=shapes), 1))
+    greatest = np.abs(table).max(axis=1, keepdims=True).astype(np.float64)
+    # A float16 scale is off by 1/1024 at most, or one of its smallest steps.
+    step = greatest / 127 * (1 + 2.0**-10) + 2.0**-24
+    assert (np.abs(found["table"].astype(np.float64) - table) <= step / 2 + 1e-9).all()
+    assert (found["table"][0] == 0).all()
+    np.testing.assert_array_equal(found["bias"], sent["bias"].astype(np.float16))
+    assert eight < 0.29 * table.nbytes
 
 
 def test_fingerprint_depends_on_names_shapes_and_spec_alone() -> None:
@@ -312,9 +333,25 @@ DAMAGES = [
     pytest.param(put_arrays(lambda a: a.update(bias=np.zeros(5, "f4"))), "bias has shape (5,)", id="another shape"),
     pytest.param(put_arrays(lambda a: a.pop("bias")), "instead of ['bias'", id="a weight less"),
     pytest.param(put_arrays(lambda a: a.update(more=a["bias"])), "it has weights", id="a weight more"),
-    pytest.param(put_arrays(lambda a: a.update(bias=np.zeros(4, "i4"))), "not finite", id="whole numbers"),
+    pytest.param(put_arrays(lambda a: a.update(bias=np.zeros(4, "i4"))), "its bias holds int32", id="whole numbers"),
     pytest.param(
-        put_arrays(lambda a: a.update({"bias.rows": np.arange(4, dtype="u4")})), "continues no other", id="only rows"
+        put_arrays(lambda a: a.update({"bias.scale": np.ones((4, 1), "f2")})), "its bias holds float32", id="a scale"
+    ),
+    pytest.param(
+        put_arrays(lambda a: a.update({"bias.rows": encode_rows(np.arange(4))})), "continues no other", id="only rows"
+    ),
+    pytest.param(
+        put_arrays(lambda a: a.update({"bias.rows": encode_rows(np.arange(5))})),
+        "more row numbers than 4",
+        id="many rows",
+    ),
+    pytest.param(
+        put_arrays(lambda a: a.update({"bias.rows": encode_rows(np.arange(4))[:-3]})), "is cut short", id="cut rows"
+    ),
+    pytest.param(
+        put_arrays(lambda a: a.update({"bias.rows": np.arange(4, dtype="u4")})),
+        "cannot be read",
+        id="rows not deflated",
     ),
     pytest.param(put_earlier_step, "its manifest says group 1 phase 1 step 10", id="another step"),
     pytest.param(edit_manifest(lambda said: said.update(group=2)), "its manifest says group 2", id="another group"),
@@ -368,7 +405,7 @@ def test_unfit_snapshot_is_not_what_was_waited_for(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
 def test_weights_that_are_not_finite_are_refused(
     value: float, dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -538,7 +575,7 @@ def moved(values: Weights, random: np.random.Generator) -> tuple[Weights, Change
     return after, Changes({**after, "embedding": after["embedding"][rows]}, {"embedding": rows})
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
 @pytest.mark.parametrize("seed", range(5))
 def test_changed_rows_come_to_the_same_as_whole_snapshots(tmp_path: Path, seed: int, dtype: str) -> None:
     """For one who follows each, one who reads some, one who restarts each time, and one who comes late."""
@@ -553,7 +590,7 @@ def test_changed_rows_come_to_the_same_as_whole_snapshots(tmp_path: Path, seed: 
         kinds.append(writer.wants_full)
         writer.publish(at(step), whole(after) if writer.wants_full else changes)
         values = after
-        sent = {name: each.astype(dtype).astype(np.float32) for name, each in values.items()}
+        sent = as_sent(whole(values), dtype, {"embedding"}).weights
         readers = {"follows": follows, "restarts": view(tmp_path, 0, dtype=dtype)}
         if random.random() < 0.4:
             readers["skips"] = skips
@@ -567,6 +604,15 @@ def test_changed_rows_come_to_the_same_as_whole_snapshots(tmp_path: Path, seed: 
                 assert len(snapshot.parts) == 1
         assert_equal(weights_in(newest(view(tmp_path, 0, dtype=dtype), 1)), sent)
     assert kinds == [step % 4 == 0 for step in range(15)]
+
+
+def test_row_numbers_take_about_a_byte_each_and_come_back() -> None:
+    random = np.random.default_rng(0)
+    for share in (0.001, 0.1, 0.5, 1.0):
+        rows = np.flatnonzero(random.random(1_000_000) < share)
+        content = encode_rows(rows)
+        np.testing.assert_array_equal(decode_rows(content, 1_000_000), rows)
+        assert len(content) < (2.5 if share < 0.01 else 1.1) * len(rows) + 100
 
 
 def test_snapshot_of_changed_rows_is_smaller(tmp_path: Path) -> None:
