@@ -1,4 +1,4 @@
-"""Logs in an object store: a real server on loopback that speaks S3."""
+"""Logs and snapshots in an object store: a real server on loopback that speaks S3."""
 
 import gzip
 import subprocess
@@ -6,13 +6,17 @@ import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
-from conftest import run_ctr
+from conftest import Project, run_ctr, tiny
 from helpers import prepare_small, small_rows, write_tsv
+from runs import assert_equal_weights, weights
 
 from ctr.cluster import free_ports
+from ctr.exchange import Changes, Exchange, Moment
 
 pytestmark = pytest.mark.processes
 
@@ -96,3 +100,32 @@ def test_what_is_not_there_is_said(environment: dict[str, str], tmp_path: Path) 
         assert name in done.error
         assert said in done.error
     assert not (tmp_path / "data").exists()
+
+
+def test_groups_exchange_through_the_store_as_through_a_folder(project: Project, environment: dict[str, str]) -> None:
+    """In lockstep the weights are those of a run whose snapshots went through a folder."""
+    place = {**environment, "CTR_EXCHANGE": "s3://logs/exchange"}
+    done = project.ctr("train", "data", "--out", "through-store", *tiny(), "--json", env=place).result
+    for group, member in enumerate(done["members"]):
+        assert_equal_weights(weights(project.folder / "run", group), weights(project.folder / "through-store", group))
+        assert member["exchanges"] == project.trained["members"][group]["exchanges"] > 3
+        assert member["bytes_read"] == project.trained["members"][group]["bytes_read"] > 0
+        assert member["snapshots_missed"] == member["snapshots_unpublished"] == 0
+    assert done["warnings"] == []
+
+
+def test_old_snapshots_are_removed_from_the_store(
+    store: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the two newest; a group that comes late reads the last one."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    sizes: Any = {"fingerprint": "f", "shapes": {"w": (3,)}, "dtype": "float32", "keep": 2, "full_every": 1}
+    writer = Exchange("s3://logs/old", group=0, **sizes)
+    for step in range(6):
+        writer.publish(Moment(1, step), Changes({"w": np.full(3, step, np.float32)}, {}))
+    listed = httpx.get(f"{store}/logs", params={"list-type": "2", "prefix": "old/group-0/"}).text
+    assert listed.count(".safetensors</Key>") == listed.count(".json</Key>") == 2
+    found = Exchange("s3://logs/old", group=1, **sizes).newest(0, since=Moment(1, 0), have=None)
+    assert found is not None
+    assert (found.moment, found.parts[0].weights["w"].tolist()) == (Moment(1, 5), [5, 5, 5])

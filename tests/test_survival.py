@@ -54,6 +54,35 @@ def test_groups_killed_at_any_moment_end_with_the_weights_of_a_run_that_was_not(
         assert_equal_weights(weights(project.folder / "run", group), weights(out, group))
 
 
+@pytest.mark.parametrize("snapshots", ["frozen", "refreshed"])
+def test_second_phase_begins_at_the_best_evaluation_and_is_resumed_to_the_bit(
+    project: Project, in_background: Start, snapshots: str
+) -> None:
+    """Each group is killed in its second phase; validation loss has chosen where the first one ends."""
+    settings = tiny(
+        codistillation__second_phase__epochs="3",
+        codistillation__second_phase__snapshots=snapshots,
+        train__early_stopping="1",
+        train__evaluate_every="4",
+        train__checkpoint_every="2",
+        train__restarts="9",
+    )
+    whole, out = project.folder / f"whole-{snapshots}", project.folder / f"mauled-{snapshots}"
+    calm = project.ctr("train", "data", "--out", whole.name, *settings, "--json").result
+    process = in_background("train", "data", "--out", out.name, *settings, "--json", cwd=project.folder)
+    killed = [0, 0]
+    for group in (0, 1):
+        wait_for(lambda group=group: max(checkpoints(out, group), default=0) > 10**9, process)
+        killed[group] += kill_and_wait(process, group)
+    result = result_of(process)
+    assert [member["restarts"] for member in result["members"]] == killed == [1, 1]
+    for group, member in enumerate(calm["members"]):
+        assert max(checkpoints(whole, group)) >= 2 * 10**9, "it has come to the end of its second phase"
+        assert member["steps"] == result["members"][group]["steps"]
+        assert member["log_loss"] == result["members"][group]["log_loss"]
+        assert_equal_weights(weights(whole, group), weights(out, group))
+
+
 def test_group_goes_on_while_the_other_is_killed_twenty_times(project: Project, in_background: Start) -> None:
     """In async; it stays the same process, and never meets a snapshot that it has to refuse."""
     out, moments = project.folder / "hunted", random.Random(7)
