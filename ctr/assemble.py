@@ -104,9 +104,9 @@ def assemble(
         phases=phases,
         rates=_rates(config, phases),
         rhythm=Rhythm(
-            evaluate_every=config.train.evaluate_every,
+            evaluate_every=config.train.evaluate_every or max(1, part.rows // config.train.batch_size // 8),
             checkpoint_every=config.train.checkpoint_every,
-            patience=config.train.early_stopping,
+            patience=config.train.early_stopping if data.parts["validation"].rows else 0,
             look_every=how.exchange_every,
             max_loss=config.train.max_loss,
         ),

@@ -106,9 +106,9 @@ class Train(Strict):
     workers_per_group: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)  # TensorFlow threads a process
     seed: int = Field(default=0, ge=0)
-    evaluate_every: int = Field(default=200, ge=1)  # steps from one evaluation on the validation part to the next
+    evaluate_every: int | None = Field(default=None, ge=1)  # steps between evaluations; null: an eighth of an epoch
     checkpoint_every: int = Field(default=200, ge=1)  # steps
-    early_stopping: int = Field(default=0, ge=0)  # evaluations without a better log loss that end a phase at its best
+    early_stopping: int = Field(default=3, ge=0)  # evaluations without a better log loss that end a phase at its best
     ema: float = Field(default=0.0, ge=0, lt=1)  # decay a step of the average of the weights that is served; 0: none
     warm_start: str | None = None  # a run whose weights this one begins with
     restarts: int = Field(default=3, ge=0)  # of a group that died

@@ -118,11 +118,6 @@ def _check_fits(data: Data, config: Config) -> None:
         raise BadInput(f"{data.folder} has no labels to train on; prepare a log that has them")
     if training.rows == 0:
         raise BadInput(f"{data.folder} has no training rows; prepare it with a smaller validation and test part")
-    if config.train.early_stopping and data.parts["validation"].rows == 0:
-        raise BadInput(
-            f"train.early_stopping={config.train.early_stopping} needs validation rows, {data.folder} has none; "
-            "prepare it with prepare.validation above 0"
-        )
     batch, workers = config.train.batch_size, config.train.workers_per_group
     if batch % workers:
         raise BadInput(

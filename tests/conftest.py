@@ -25,6 +25,7 @@ TINY = {
     "train.epochs": "1",
     "train.checkpoint_every": "10",
     "train.evaluate_every": "20",
+    "train.early_stopping": "0",
     "codistillation.burn_in_epochs": "0.3",
     "codistillation.ramp_steps": "5",
     "codistillation.exchange_every": "10",

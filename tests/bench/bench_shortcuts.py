@@ -24,7 +24,6 @@ from ctr.metrics import churn, row_log_loss
 CHANGES = {
     "default": [],
     "float32 snapshots, all whole": ["codistillation.snapshot_dtype=float32", "codistillation.full_every=1"],
-    "float16 snapshots": ["codistillation.snapshot_dtype=float16"],
     "int8 snapshots": ["codistillation.snapshot_dtype=int8"],
     "bfloat16": ["model.compute=bfloat16"],
     "teacher_share .5": ["codistillation.teacher_share=0.5"],

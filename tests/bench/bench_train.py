@@ -24,11 +24,13 @@ from features.schema import Categorical, Schema
 from features.spec import FeatureSpec
 
 BATCH = 4096
+ROWS = 120 * BATCH  # more than pass between two exchanges
 # Distinct values of Criteo's fields. The largest are cut to one size, so that the tables have the rows wanted.
 CRITEO = [1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194]
 CRITEO += [27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572]
 CONTENDERS = Path(__file__).with_name("train_contenders.py")
-ALONE = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+# As `ctr train` starts its processes.
+ALONE = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def make_data(folder: Path, table_rows: int, rows: int) -> Path:
@@ -76,12 +78,12 @@ def contender(name: str, data: Path, dtype: str, threads: int, steps: int) -> di
     return json.loads(done.stdout)
 
 
-def arrangement(folder: Path, data: Path, steps: int, *settings: str) -> dict[str, Any]:
-    """What `ctr train` says of a run of so many steps, as many of them in burn-in as by default."""
+def arrangement(folder: Path, data: Path, steps: int, *settings: str, burn_in: float = 0.375) -> dict[str, Any]:
+    """What `ctr train` says of a run of so many steps; the share of burn-in is the default's."""
     epochs = steps * BATCH / sum(about["rows"] for about in _manifest(data)["parts"]["train"]["shards"].values())
     with tempfile.TemporaryDirectory(dir=folder) as out:
         words = ["model.hidden=[400,400,400]", f"train.batch_size={BATCH}", f"train.epochs={epochs}"]
-        words += [f"codistillation.burn_in_epochs={0.375 * epochs}", *settings]
+        words += [f"codistillation.burn_in_epochs={burn_in * epochs}", *settings]
         run = [sys.executable, "-m", "ctr", "train", str(data), "--out", f"{out}/run", *words, "--json"]
         store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         done = subprocess.run(run, capture_output=True, text=True, env={**os.environ, **store})
@@ -107,7 +109,7 @@ def main() -> None:
     sizes = {"1M": 1_000_000, "10M": 10_000_000}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        data = {name: make_data(folder / name, rows, 60 * BATCH) for name, rows in sizes.items()}
+        data = {name: make_data(folder / name, rows, ROWS) for name, rows in sizes.items()}
         plans = [(name, "1M", dtype, 1) for dtype in dtypes for name in ("floor", "one", "taught", "torch_adagrad")]
         plans += [("one", "10M", dtype, 1) for dtype in dtypes]
         plans += [("torch_adam", "1M", "float32", 1), ("pipeline", "1M", "float32", 1)]
@@ -127,9 +129,11 @@ def main() -> None:
                 print(f"turn {turn + 1} of {given.repeat}: {title}", file=sys.stderr)
                 result = arrangement(folder, data["1M"], given.run_steps, *settings)
                 found[title].append(result["examples_per_second"])
-                if title == "codistilled pair":
-                    member = result["members"][0]
-                    found["bytes per exchange"].append(member["bytes_published"] / member["exchanges"])
+        # A whole snapshot and those that follow it up to the next whole one.
+        print("bytes of ten exchanges", file=sys.stderr)
+        (member, _) = arrangement(folder, data["1M"], 1001, burn_in=0.1)["members"]
+        found["bytes per exchange"].append(member["bytes_published"] / member["exchanges"])
+        found["milliseconds per exchange"].append(1000 * member["seconds_exchanging"] / member["exchanges"])
         full = 4 * (sizes["1M"] * 17 + 26 * 16 * 400 + 2 * 400 * 400 + 400)
     print(f"{os.cpu_count()} cores, {next(line for line in flags.splitlines() if line.startswith('model name'))}")
     for title, values in found.items():
