@@ -20,6 +20,9 @@ from ctr.train import Report, Rhythm, Seat, Training
 from ctr.warm import champion_model, warm_start
 from features.errors import BadInput
 
+# Steps between evaluations where nothing is said of them: fewer tell of noise.
+_LEAST = 50
+
 
 def assemble(
     data: Data,
@@ -71,8 +74,10 @@ def assemble(
     if how.champion:
         learner.set_present(len(teachers) - 1, True)
     checkpoints = group_folder(run, place.group) / "checkpoint"
-    if config.train.warm_start and not checkpoints.exists():
+    if config.train.warm_start and not tf.train.latest_checkpoint(str(checkpoints)):
         taken = warm_start(Path(config.train.warm_start), model, optimizer, data.spec, config)
+        if average:
+            average.start()
         report("note", {"text": f"warm start from {config.train.warm_start}: {taken}"})
     peers = None
     if groups:
@@ -104,7 +109,7 @@ def assemble(
         phases=phases,
         rates=_rates(config, phases),
         rhythm=Rhythm(
-            evaluate_every=config.train.evaluate_every or max(1, part.rows // config.train.batch_size // 8),
+            evaluate_every=config.train.evaluate_every or max(_LEAST, part.rows // config.train.batch_size // 4),
             checkpoint_every=config.train.checkpoint_every,
             patience=config.train.early_stopping if data.parts["validation"].rows else 0,
             look_every=how.exchange_every,

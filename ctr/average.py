@@ -14,7 +14,8 @@ class Average:
     """`model`'s weights are the mean of another's over its past steps, the last ones counting most.
 
     Each `every` steps average = k x average + (1 - k) x weights, with k = decay^every; of the first n updates, while
-    there are too few, it is the plain mean (k = (n - 1) / n), so that the random start counts for nothing.
+    there are too few, it is the plain mean (k = (n - 1) / n), so that the random start counts for nothing; before the
+    first one it is the weights as they are.
     """
 
     def __init__(self, source: WideAndDeep, model: WideAndDeep, decay: float, every: int = EVERY):
@@ -30,7 +31,9 @@ class Average:
 
     def update(self, done: int) -> None:
         """To be told after each step how many are done."""
-        if done % self.every == 0:
+        if done < self.every:
+            self.start()
+        elif done % self.every == 0:
             updates = done // self.every
             self._move(tf.constant(min(self.kept, (updates - 1) / updates), tf.float32))
 

@@ -67,6 +67,7 @@ def run_groups(
     arguments: Sequence[str],
     run: Path,
     *,
+    exchange: str,
     groups: int,
     workers: int,
     restarts: int,
@@ -75,12 +76,16 @@ def run_groups(
 ) -> list[int]:
     """Runs `ctr worker ARGUMENTS` for each worker of each group until all have ended well.
 
+    `exchange`: folder or address, of this run alone, where groups exchange snapshots.
+
     A group of which a process was killed, or lost its fellow workers, is started again from its checkpoint, at most
     `restarts` times; how often each was is returned. Raises WorkFailed with the last words of the first process that
     failed by itself. However it ends, no process is left.
     """
     events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
-    start = partial(_start_group, arguments, run, groups=groups, workers=workers, tags=tags, events=events)
+    start = partial(
+        _start_group, arguments, run, exchange=exchange, groups=groups, workers=workers, tags=tags, events=events
+    )
     running: list[list[Process]] = []
     again = [0] * groups
     try:
@@ -111,6 +116,7 @@ def _start_group(
     run: Path,
     group: int,
     *,
+    exchange: str,
     groups: int,
     workers: int,
     tags: dict[str, str],
@@ -126,7 +132,7 @@ def _start_group(
             "TF_CONFIG": tf_config,
             "CTR_GROUP": str(group),
             "CTR_GROUPS": str(groups),
-            "CTR_EXCHANGE": os.environ.get("CTR_EXCHANGE") or str(run / "exchange"),
+            "CTR_EXCHANGE": exchange,
             "CTR_PARENT": str(os.getpid()),
             "CTR_TAGS": json.dumps(tags),
             # A process a core: reading shards must not take the cores of the other groups.

@@ -20,7 +20,8 @@ class Undecodable(Exception):
 def encode(weights: Mapping[str, NDArray[np.float32]], dtype: str, embeddings: Collection[str]) -> Arrays:
     """Weights as they travel: in `dtype`, where `int8` makes 8-bit integers of `embeddings`, float16 of the rest.
 
-    A row of 8-bit integers is off by at most 1/254 of its greatest absolute value, and a little for its float16 scale.
+    A row of 8-bit integers is off by at most 1/254 of its greatest absolute value, 1/1000 of that more and 3e-8 for
+    its float16 scale.
     """
     arrays: Arrays = {}
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by whoever reads it
@@ -56,8 +57,8 @@ def decode_rows(content: NDArray[Any], most: int) -> NDArray[np.int64]:
     """The row numbers again. Raises Undecodable if they are more than `most` or no row numbers."""
     try:
         inflate = zlib.decompressobj()
-        distances = inflate.decompress(content.tobytes(), 4 * most)
-        if not inflate.eof:
+        distances = inflate.decompress(content.tobytes(), 4 * most + 1)  # of 0 zlib would take any length
+        if not inflate.eof or len(distances) > 4 * most:
             raise Undecodable(f"it has more row numbers than {most} or is cut short")
         return np.cumsum(np.frombuffer(distances, "<u4").astype(np.int64))
     except (zlib.error, ValueError) as error:

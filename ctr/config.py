@@ -84,7 +84,7 @@ class Codistillation(Strict):
     term: Literal["cross_entropy", "squared_logits"] = "cross_entropy"
     weight: float = Field(default=3.0, ge=0)  # of the distillation term, once it has ramped up
     final_weight: float | None = Field(default=None, ge=0)  # moved to evenly until the last step; null: stays
-    teacher_share: float = Field(default=1.0, gt=0, le=1)  # of a batch's rows that peers are asked about
+    teacher_share: float = Field(default=0.5, gt=0, le=1)  # of a batch's rows that peers are asked about
     burn_in_epochs: float = Field(default=0.75, ge=0)  # learning from labels alone
     ramp_steps: int = Field(default=50, ge=0)
     overlap: float = Field(default=1.0, ge=0, le=1)  # share of training rows that all groups read; 0: disjoint parts
@@ -93,7 +93,7 @@ class Codistillation(Strict):
     exchange: Literal["lockstep", "async"] = "lockstep"
     peer_timeout: float = Field(default=600.0, gt=0)  # seconds that lockstep waits for a peer's snapshot
     drop_after: int = Field(default=1000, ge=1)  # steps behind at which a peer's snapshot is no longer used
-    snapshot_dtype: Literal["int8", "float16", "float32"] = "float16"  # int8: embeddings, float16 for the rest
+    snapshot_dtype: Literal["int8", "float16", "float32"] = "int8"  # int8: embeddings, float16 for the rest
     full_every: int = Field(default=10, ge=1)  # snapshots from one with all embedding rows to the next
     second_phase: SecondPhase = SecondPhase()
 
@@ -106,9 +106,9 @@ class Train(Strict):
     workers_per_group: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)  # TensorFlow threads a process
     seed: int = Field(default=0, ge=0)
-    evaluate_every: int | None = Field(default=None, ge=1)  # steps between evaluations; null: an eighth of an epoch
+    evaluate_every: int | None = Field(default=None, ge=1)  # steps between evaluations; null: a quarter of an epoch
     checkpoint_every: int = Field(default=200, ge=1)  # steps
-    early_stopping: int = Field(default=3, ge=0)  # evaluations without a better log loss that end a phase at its best
+    early_stopping: int = Field(default=2, ge=0)  # evaluations without a better log loss that end a phase at its best
     ema: float = Field(default=0.0, ge=0, lt=1)  # decay a step of the average of the weights that is served; 0: none
     warm_start: str | None = None  # a run whose weights this one begins with
     restarts: int = Field(default=3, ge=0)  # of a group that died

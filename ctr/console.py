@@ -1,6 +1,7 @@
 """What people see: progress bars and tables, on standard error, so that standard output holds results alone."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -112,7 +113,7 @@ def groups_progress(title: str) -> Generator[Follow]:
                 return
             note = notes.setdefault(group, {})
             if event["event"] == "evaluation":
-                note["log loss"] = f"{event['log_loss']:.5f}"
+                note["log loss"] = f"{event['log_loss'] if event['log_loss'] is not None else math.nan:.5f}"
             else:
                 note["loss"] = f"{event['loss']:.4f}"
                 if event["staleness"] is not None:

@@ -116,20 +116,23 @@ class Exchange:
         *,
         have: Moment | None,
     ) -> Snapshot | None:
-        """The peer's snapshot of exactly this moment; None if it does not come within `timeout` seconds or is unfit.
+        """The peer's snapshot of exactly this moment; None if it is unfit or nothing new comes for `timeout` seconds.
 
         Nor is a peer waited for that has gone past this moment or ended before it. `alive` is called while waiting, so
         that the caller can end the wait by raising. `have` is the moment of this peer's snapshot in use.
         """
-        deadline = time.monotonic() + timeout
+        deadline, newest = time.monotonic() + timeout, None
         while True:
             late = time.monotonic() > deadline
             ended = self.finished(peer)
             moments = self._moments(peer)  # after that: the end is told after the last snapshot
             if moment in moments:
-                return self._read(peer, moment, have)
+                with contextlib.suppress(StoreError):  # which has been told; it may be reached again
+                    return self._read(peer, moment, have)
             if late or ended or max(moments, default=moment) > moment:
                 return None
+            if moments and max(moments) != newest:
+                deadline, newest = time.monotonic() + timeout, max(moments)
             alive()
             time.sleep(self.store.poll_seconds)
 
@@ -138,8 +141,9 @@ class Exchange:
         for moment in sorted(self._moments(peer), reverse=True):
             if moment < since or (have is not None and moment <= have):
                 break
-            if (snapshot := self._read(peer, moment, have)) is not None:
-                return snapshot
+            with contextlib.suppress(StoreError):
+                if (snapshot := self._read(peer, moment, have)) is not None:
+                    return snapshot
         return None
 
     def finish(self, moment: Moment) -> None:
@@ -161,7 +165,10 @@ class Exchange:
         return self.finished(peer) or max(self._moments(peer), default=moment) > moment
 
     def _read(self, peer: int, moment: Moment, have: Moment | None) -> Snapshot | None:
-        """A snapshot and what it continues back to `have`; None, with a warning, if any of it is unfit."""
+        """A snapshot and what it continues back to `have`; None, with a warning, if any of it is unfit.
+
+        Raises StoreError, with a warning, if any of it cannot be read now.
+        """
         parts: list[Changes] = []
         known = have and (have, self._read_last.get(peer))
         at, digest, newest, size = moment, "", "", 0
@@ -176,9 +183,12 @@ class Exchange:
                 if link.base is None or link.base == known:
                     break
                 at, digest = link.base
-        except (Unfit, StoreError) as error:
+        except Unfit as error:
             self._warn(f"refused snapshot {self.store.address}/{_manifest(peer, at)} of group {peer}: {error}")
             return None
+        except StoreError as error:
+            self._warn(f"cannot read a snapshot of group {peer}: {error}")
+            raise
         self._read_last[peer] = newest
         return Snapshot(peer, moment, parts[::-1], size)
 
@@ -231,8 +241,12 @@ class Exchange:
         except StoreError:
             return
         for moment in filter(None, map(_moment_of, names)):
-            with contextlib.suppress(StoreError, Unfit):
+            try:
                 self._links[moment] = self._link(self.group, moment)
+            except Unfit:
+                continue
+            except StoreError:
+                return  # whose body it names is not known
         bodies = {_body(link).rpartition("/")[2] for link in self._links.values()}
         for name in names - bodies:
             if name.startswith(".") or name.endswith(".safetensors"):

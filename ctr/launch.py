@@ -1,7 +1,9 @@
 """`ctr train`: makes or resumes a RUN folder, trains its groups on this machine, chooses the one that serves."""
 
 import json
+import os
 import signal
+import uuid
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,6 +53,7 @@ def train_run(
         again = run_groups(
             arguments,
             run,
+            exchange=_exchange_of(run, about),
             groups=groups,
             workers=workers,
             restarts=config.train.restarts,
@@ -73,6 +76,12 @@ def train_run(
     write_run(run, {**about, "status": "finished", "result": result})
     lock.close()
     return result
+
+
+def _exchange_of(run: Path, about: dict[str, Any]) -> str:
+    """Where this run's groups exchange snapshots: another run's in the same place would teach them."""
+    place = os.environ.get("CTR_EXCHANGE")
+    return f"{place.rstrip('/')}/{run.name}-{about['id'][:8]}" if place else str(run / "exchange")
 
 
 def _result(members: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,6 +127,12 @@ def _check_fits(data: Data, config: Config) -> None:
         raise BadInput(f"{data.folder} has no labels to train on; prepare a log that has them")
     if training.rows == 0:
         raise BadInput(f"{data.folder} has no training rows; prepare it with a smaller validation and test part")
+    how = config.codistillation
+    if how.exchange_every > how.drop_after:
+        raise BadInput(
+            f"codistillation.drop_after={how.drop_after} is less than codistillation.exchange_every="
+            f"{how.exchange_every}: every peer would be dropped between two exchanges; raise it"
+        )
     batch, workers = config.train.batch_size, config.train.workers_per_group
     if batch % workers:
         raise BadInput(
@@ -146,7 +161,8 @@ def _open_run(data: Data, run: Path, config: Config) -> tuple[dict[str, Any], IO
     if lock is None:
         raise BadInput(f"run {run} is under way in another process; wait for it or choose another --out")
     (run / CONFIG_FILE).write_text(dumped, encoding="utf-8")
-    about = {**fresh, "status": "running"}
+    known = read_run(run).get("id") if is_run(run) else None
+    about = {"id": known or uuid.uuid4().hex, **fresh, "status": "running"}
     write_run(run, about)
     return about, lock
 

@@ -145,7 +145,7 @@ class Learner:
         """The chief's values, for every worker of the group; what the others give is passed over."""
         if self.strategy.num_replicas_in_sync == 1:
             return list(values)
-        own = np.asarray(values, np.float64) * (self.worker == 0)
+        own = np.asarray(values, np.float64) if self.worker == 0 else np.zeros(len(values))
         return self._sum_of_workers(own).tolist()
 
     def all_agree(self, yes: bool) -> bool:
@@ -192,6 +192,8 @@ class Learner:
     def _distilled_step(self, inputs: dict[str, Any]) -> Any:
         taught = taught_rows(tf.shape(inputs["ids"])[0], self.teacher_share)
         asked = {**inputs, **{name: inputs[name][:taught] for name in ("ids", "slots", "dense")}}
+        if self.teacher_share < 1:
+            del asked["distinct"], asked["slots"]  # of the whole batch: more than these rows look up
         teacher = teacher_mean([each(asked) for each in self.teachers], self.present, of_logits=self.of_logits)
         return self._plain_step({**inputs, "teacher": teacher})
 

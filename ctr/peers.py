@@ -52,6 +52,7 @@ class Peers:
         self.adopted = [0] * len(self.groups)
         self.absent: set[int] = set()
         self.dropped: set[int] = set()
+        self._ended: set[int] = set()  # which are not asked for again and again
         self.bytes_published = self.bytes_read = self.exchanges = self.missed = self.unpublished = 0
         self.seconds_waited = self.seconds_exchanging = 0.0
 
@@ -102,7 +103,7 @@ class Peers:
         heard = [self.adopted[i] for i in range(len(self.groups)) if self.known[i] != NEVER and i not in self.dropped]
         return step - min(heard) if heard else None
 
-    def drop_stale(self, learner: Learner, step: int, enough: Moment | None, warn: Warn) -> None:
+    def drop_stale(self, learner: Learner, phase: int, step: int, enough: Moment | None, warn: Warn) -> None:
         """Stops learning from peers whose snapshot has become too old; they are taken back when they are heard of.
 
         A snapshot of the moment `enough` or later never does.
@@ -111,8 +112,13 @@ class Peers:
             if enough and self.known[teacher] >= enough:
                 continue
             late = step - self.adopted[teacher]
-            # A peer that has done all its steps is not late.
-            if teacher not in self.dropped and late > self.drop_after and not self._finished(learner, peer):
+            # A peer that has done all its steps is not late, nor is one that waits for this group in the next phase.
+            ahead = self.known[teacher].phase > phase
+            if teacher in self.dropped or late <= self.drop_after or ahead or teacher in self._ended:
+                continue
+            if self._finished(learner, peer):
+                self._ended.add(teacher)
+            else:
                 self.dropped.add(teacher)
                 learner.set_present(teacher, False)
                 warn(f"step {step}: group {peer} is dropped, nothing newer came from it for {late} steps")
@@ -124,15 +130,17 @@ class Peers:
         counts = [self.bytes_published, self.bytes_read, self.exchanges, self.missed, self.unpublished]
         return np.array([*np.ravel(each), *counts, self.seconds_waited, self.seconds_exchanging], np.float64)
 
-    def restore(self, state: NDArray[np.float64]) -> None:
-        """Takes up what `state` gave."""
+    def restore(self, state: NDArray[np.float64], *, counts: bool) -> None:
+        """Takes up what `state` gave; with `counts`, what the exchange cost, too."""
         each = state[:-7].reshape(len(self.groups), 5).astype(int).tolist()
         self.known = [Moment(phase, step) for phase, step, *_ in each]
         self.adopted = [adopted for _, _, adopted, _, _ in each]
         self.absent = {i for i, (*_, absent, _) in enumerate(each) if absent}
         self.dropped = {i for i, (*_, dropped) in enumerate(each) if dropped}
-        counts = [int(count) for count in state[-7:-2]]
-        self.bytes_published, self.bytes_read, self.exchanges, self.missed, self.unpublished = counts
+        if not counts:
+            return
+        numbers = [int(count) for count in state[-7:-2]]
+        self.bytes_published, self.bytes_read, self.exchanges, self.missed, self.unpublished = numbers
         self.seconds_waited, self.seconds_exchanging = map(float, state[-2:])
 
     def figures(self) -> dict[str, Any]:
@@ -199,6 +207,7 @@ class Peers:
             behind = max(0, moment.step - chosen.step) if chosen.phase == moment.phase else 0
             self.known[teacher], self.adopted[teacher] = chosen, step - behind
             self.dropped.discard(teacher)
+            self._ended.discard(teacher)
             # Who was away is waited for again once both are at the same moment.
             if chosen == moment:
                 self.absent.discard(teacher)

@@ -3,7 +3,7 @@
 RUN/config.yaml            the whole configuration
 RUN/run.json               data, digests, status (running, finished, killed, failed), result
 RUN/exchange/group-G/      snapshots that groups publish
-RUN/group-G/checkpoint/    where a restart goes on from
+RUN/group-G/checkpoint/    where a restart goes on from; checkpoint-best/: the phase's best evaluation
 RUN/group-G/model/         the group's SavedModel
 RUN/group-G/worker-W.log   what its processes said
 """

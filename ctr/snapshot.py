@@ -76,8 +76,9 @@ def read_manifest(content: bytes, group: int, moment: Moment, fingerprint: str) 
     """What a manifest says. Raises Unfit if it is none, or of another model, group or moment."""
     try:
         said = json.loads(content)
-        base = said["base"] and (Moment(*map(int, said["base"][:2])), str(said["base"][2]))
-        link = Link(said["group"], Moment(said["phase"], said["step"]), said["sha256"], said["bytes"], base)
+        base = None if said["base"] is None else (Moment(*map(int, said["base"][:2])), str(said["base"][2]))
+        at = Moment(int(said["phase"]), int(said["step"]))
+        link = Link(int(said["group"]), at, str(said["sha256"]), int(said["bytes"]), base)
         version, model = said["version"], str(said["fingerprint"])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise Unfit(f"its manifest cannot be read: {type(error).__name__} {error}") from None
@@ -87,6 +88,8 @@ def read_manifest(content: bytes, group: int, moment: Moment, fingerprint: str) 
         raise Unfit(f"it is of another model, {model[:12]} instead of {fingerprint[:12]}")
     if (link.group, link.moment) != (group, moment):
         raise Unfit(f"its manifest says group {link.group} {link.moment}")
+    if link.base and link.base[0] >= moment:
+        raise Unfit(f"it continues a snapshot of {link.base[0]}, which is not before it")
     return link
 
 
@@ -100,10 +103,12 @@ def unpack(body: bytes, link: Link, shapes: Shapes) -> Changes:
         weights = decode(arrays)
         if set(weights) != set(shapes) or not set(numbers) <= set(weights):
             raise Unfit(f"it has weights {sorted(weights)} instead of {sorted(shapes)}")
+        if scalars := [name for name in numbers if not shapes[name]]:
+            raise Unfit(f"it has row numbers of {scalars}, which have no rows")
         rows = {name: decode_rows(content, shapes[name][0]) for name, content in numbers.items()}
     except Undecodable as error:
         raise Unfit(str(error)) from None
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type that NumPy has not
         raise Unfit(f"{type(error).__name__}: {error}") from None
     if rows and link.base is None:
         raise Unfit("it has only some rows but continues no other snapshot")

@@ -63,13 +63,13 @@ class State:
 
     def resume(self) -> None:
         """Goes back to the last checkpoint, if there is one."""
-        self._restore(self._restore_from)
+        self._restore(self._restore_from, counts=True)
 
     def back_to_best(self) -> None:
-        """Goes back to the phase's best evaluation."""
-        self._restore(_beside(self._restore_from))
+        """Goes back to the phase's best evaluation; what the exchange cost since then stays counted."""
+        self._restore(_beside(self._restore_from), counts=False)
 
-    def _restore(self, folder: Path) -> None:
+    def _restore(self, folder: Path, *, counts: bool) -> None:
         path = tf.train.latest_checkpoint(str(folder))
         if not path:
             return
@@ -82,7 +82,7 @@ class State:
             self._plateau.restore(rest[:3].tolist())
             rest = rest[3:]
         if self._peers:
-            self._peers.restore(rest)
+            self._peers.restore(rest, counts=counts)
 
     def _number(self) -> int:
         """Grows also where the phase went back to its best evaluation."""

@@ -80,6 +80,7 @@ class Training:
         self.state = State(learner, peers, plateau, seat.checkpoints, seat.restore_from)
         self.clock = Clock(learner.batch_size)
         self.seconds_saving = 0.0
+        self._rate = math.nan  # of the last step
         self._iterators: list[Any] = []
 
     def run(self) -> dict[str, Any]:
@@ -105,11 +106,13 @@ class Training:
         batches = self._batches(phase.steps - state.step)
         # Kept to the end of the process: taking an iterator down beside its threads was seen to hang for half a minute.
         self._iterators.append(batches)
-        ended = False
+        # A run may have been killed between the evaluation that ended the phase and its end.
+        ended = 0 < rhythm.patience <= state.waited
         while state.step < phase.steps and not ended:
             self.alive()
             self._exchange(phase)
             rate = rate_at(state.step) * (self.plateau.factor if self.plateau else 1.0)
+            self._rate = rate
             loss = self.learner.step(
                 next(batches),
                 state.done,
@@ -117,7 +120,7 @@ class Training:
                 weight=phase.weight_at(state.step) if self.learner.teachers else 0.0,
                 label_weight=phase.label_weight,
             )
-            self._check(loss, phase, rate)
+            self._check(loss, phase)
             state.step += 1
             state.done += 1
             self.clock.tick()
@@ -127,10 +130,10 @@ class Training:
                 gc.collect()
                 gc.freeze()
             if state.done % rhythm.evaluate_every == 0 and state.step < phase.steps:
-                ended = self._evaluate()
+                ended = self._evaluate(phase)
             if state.done % rhythm.checkpoint_every == 0:
-                self._save(rate)
-            self._tell(phase, loss, rate)
+                self._save()
+            self._tell(phase, loss)
         self._end_phase(phase)
 
     def _batches(self, steps: int) -> Any:
@@ -171,9 +174,10 @@ class Training:
             peers.look_for(self.learner, frozen, state.done, warn=self._warn, alive=self.alive)
         if state.step > phase.start:
             # Frozen snapshots do not grow too old.
-            peers.drop_stale(self.learner, state.done, frozen if not phase.exchange_every else None, self._warn)
+            enough = frozen if not phase.exchange_every else None
+            peers.drop_stale(self.learner, phase.number, state.done, enough, self._warn)
 
-    def _evaluate(self) -> bool:
+    def _evaluate(self, phase: Phase) -> bool:
         """Evaluates on the validation part, if there is one; whether the phase is to end."""
         if not self.validation.rows:
             return False
@@ -183,25 +187,34 @@ class Training:
                 figures = evaluate_part(self.learner, self.validation).as_dict()
                 found = float(figures["log_loss"] or math.nan)
                 self.report("evaluation", {"step": self.state.done, **figures})
-            return self._judge(self.learner.agree([found])[0])
+            return self._judge(self.learner.agree([found])[0], phase)
 
-    def _judge(self, log_loss: float) -> bool:
+    def _judge(self, log_loss: float, phase: Phase) -> bool:
         """Keeps the best state of the phase and drops the rate on a plateau; whether patience is at its end."""
-        if self.plateau and self.plateau.note(log_loss):
-            self._say(f"step {self.state.done}: no better log loss, the learning rate drops")
+        state = self.state
+        if math.isnan(log_loss):
+            self._stop("the validation log loss is not finite")
+        dropped = self.plateau is not None and self.plateau.note(log_loss)
+        if dropped:
+            self._say(f"step {state.done}: no better log loss, the learning rate drops")
         if not self.rhythm.patience:
             return False
-        if log_loss < self.state.least:
-            self.state.least, self.state.waited = log_loss, 0
-            self.state.save_best()
+        # Nor does one end before groups have learned from one another, or before a new rate could show.
+        early = phase.weight > 0 and state.step < phase.start + phase.ramp_steps
+        if log_loss < state.least:
+            state.least, state.waited = log_loss, 0
+            began = time.monotonic()
+            state.save_best()
+            self.seconds_saving += time.monotonic() - began
         else:
-            self.state.waited += 1
-        return self.state.waited >= self.rhythm.patience
+            state.waited = 0 if early or dropped else state.waited + 1
+        return state.waited >= self.rhythm.patience
 
     def _end_phase(self, phase: Phase) -> None:
         state = self.state
-        if self.rhythm.patience and self.validation.rows:
-            self._evaluate()  # the last step's weights may be the best
+        if self.rhythm.patience:
+            if state.waited < self.rhythm.patience:
+                self._evaluate(phase)  # the last step's weights may be the best
             self.learner.meet()  # all workers have written theirs
             state.back_to_best()
             self.learner.forget_changes()
@@ -210,29 +223,30 @@ class Training:
         state.least, state.waited = math.inf, 0
         if self.plateau:
             self.plateau.reset()
-        self._save(math.nan)
+        self._save()
 
-    def _save(self, rate: float) -> None:
+    def _save(self) -> None:
         # The loss is from before the step's update, which may be what exploded.
         with self.clock:
             if not self.learner.is_finite():
-                self._stop("a weight is not finite", rate)
+                self._stop("a weight is not finite")
             began = time.monotonic()
             self.state.save()
             self.seconds_saving += time.monotonic() - began
 
-    def _check(self, loss: float, phase: Phase, rate: float) -> None:
+    def _check(self, loss: float, phase: Phase) -> None:
         # The distillation term is a log loss too.
         limit = self.rhythm.max_loss * max(1.0, phase.label_weight + max(phase.weight, phase.final_weight))
         if not loss <= limit:
-            self._stop(f"loss is {loss:.6g} (the limit is {limit:g})", rate)
+            self._stop(f"loss is {loss:.6g} (the limit is {limit:g})")
 
-    def _stop(self, what: str, rate: float) -> None:
+    def _stop(self, what: str) -> None:
         last = self.state.last_checkpoint
         kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-        raise WorkFailed(f"{what} at step {self.state.done} with learning rate {rate:.3g}; {kept}; try a lower rate")
+        where = f"at step {self.state.done} with learning rate {self._rate:.3g}"
+        raise WorkFailed(f"{what} {where}; {kept}; try a lower rate")
 
-    def _tell(self, phase: Phase, loss: float, rate: float) -> None:
+    def _tell(self, phase: Phase, loss: float) -> None:
         state = self.state
         if not (self.clock.report_due() or state.step == phase.steps):
             return
@@ -244,7 +258,7 @@ class Training:
                 "steps": state.done + phase.steps - state.step + later,
                 "phase": phase.number,
                 "loss": loss,
-                "learning_rate": rate,
+                "learning_rate": self._rate,
                 "examples_per_second": self.clock.rows_per_second,
                 "staleness": self.peers.staleness(state.done) if self.peers else None,
             },

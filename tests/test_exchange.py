@@ -16,9 +16,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from ctr.coding import decode_rows, encode_rows
+from ctr.coding import Undecodable, decode_rows, encode_rows
 from ctr.exchange import Changes, Exchange, ExchangeError, Moment, Snapshot, fingerprint
 from ctr.snapshot import as_sent
+from ctr.store import Store, StoreError
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -354,6 +355,24 @@ DAMAGES = [
         id="rows not deflated",
     ),
     pytest.param(put_earlier_step, "its manifest says group 1 phase 1 step 10", id="another step"),
+    pytest.param(edit_manifest(lambda said: said.update(sha256=5)), "its body is missing", id="digest of no text"),
+    pytest.param(edit_manifest(lambda said: said.update(phase=None)), "cannot be read", id="no phase"),
+    *(
+        pytest.param(
+            edit_manifest(lambda said, base=base: said.update(base=base)), "cannot be read", id=f"base {base!r}"
+        )
+        for base in (0, "", [])
+    ),
+    pytest.param(
+        edit_manifest(lambda said: said.update(base=[said["phase"], said["step"], said["sha256"]])),
+        "which is not before it",
+        id="continues itself",
+    ),
+    pytest.param(
+        put_arrays(lambda a: a.update({"global.rows": encode_rows(np.arange(1))})),
+        "have no rows",
+        id="rows of a scalar",
+    ),
     pytest.param(edit_manifest(lambda said: said.update(group=2)), "its manifest says group 2", id="another group"),
     pytest.param(edit_manifest(lambda said: said.update(fingerprint="0" * 64)), "of another model", id="another model"),
     pytest.param(
@@ -604,6 +623,65 @@ def test_changed_rows_come_to_the_same_as_whole_snapshots(tmp_path: Path, seed: 
                 assert len(snapshot.parts) == 1
         assert_equal(weights_in(newest(view(tmp_path, 0, dtype=dtype), 1)), sent)
     assert kinds == [step % 4 == 0 for step in range(15)]
+
+
+def test_row_numbers_of_a_weight_without_rows_are_not_inflated_without_end() -> None:
+    """zlib takes a most of 0 bytes for no limit."""
+    content = encode_rows(np.arange(1_000_000))
+    with pytest.raises(Undecodable, match="more row numbers than 0"):
+        decode_rows(content, 0)
+    assert decode_rows(encode_rows(np.arange(0)), 0).tolist() == []
+
+
+def test_peer_that_comes_nearer_is_waited_for_beyond_the_time_given(tmp_path: Path) -> None:
+    """It is the silence that must not last longer."""
+    writer, reader = view(tmp_path, 1), view(tmp_path, 0)
+
+    def publish() -> None:
+        for step in range(1, 9):
+            time.sleep(0.25)
+            writer.publish(at(step), whole(weights(step)))
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    snapshot = reader.wait_for(1, at(8), 1.0, have=None)
+    thread.join()
+    assert snapshot is not None
+    assert snapshot.moment == at(8)
+
+
+def test_left_overs_stay_where_the_store_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body whose manifest could not be read is no left-over."""
+    view(tmp_path, 1).publish(at(10), whole(weights(1)))
+    (body, manifest), get = files_of(tmp_path, 1, 10), Store.get
+
+    def fails(store: Store, name: str) -> bytes | None:
+        if name.endswith(manifest.name):
+            raise StoreError("for a moment")
+        return get(store, name)
+
+    monkeypatch.setattr(Store, "get", fails)
+    view(tmp_path, 1)
+    assert body.exists()
+
+
+def test_snapshot_that_cannot_be_read_for_a_moment_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that fails twice does not make a peer one that stayed away."""
+    view(tmp_path, 1).publish(at(10), whole(weights(3)))
+    get, failures = Store.get, [2]
+
+    def fails(store: Store, name: str) -> bytes | None:
+        if name.endswith(".safetensors") and failures[0]:
+            failures[0] -= 1
+            raise StoreError("for a moment")
+        return get(store, name)
+
+    monkeypatch.setattr(Store, "get", fails)
+    snapshot = view(tmp_path, 0).wait_for(1, at(10), 20, have=None)
+    assert_equal(weights_in(snapshot), weights(3))
+    assert failures == [0]
 
 
 def test_row_numbers_take_about_a_byte_each_and_come_back() -> None:

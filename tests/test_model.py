@@ -502,7 +502,7 @@ def test_changes_since_the_last_snapshot_are_the_rows_looked_up() -> None:
 
 
 def test_average_of_the_weights_by_hand() -> None:
-    """Every second step; at first the plain mean, then decay^2 = .25 of what it was."""
+    """Every second step; at first the weights, then the plain mean, then decay^2 = .25 of what it was."""
     source, shadow = make_model(), make_model()
     average = Average(source, shadow, 0.5, every=2)
     np.testing.assert_array_equal(shadow.wide.numpy(), source.wide.numpy())
@@ -512,4 +512,14 @@ def test_average_of_the_weights_by_hand() -> None:
         average.update(done)
         kept.append(float(shadow.wide.numpy()[0, 0]))
     # 1; then (1 * .25 + 2 * .75); then (1.75 * .25 + 4 * .75).
-    assert kept == pytest.approx([0.0, 1.0, 1.0, 1.75, 1.75, 3.4375])
+    assert kept == pytest.approx([9.0, 1.0, 1.0, 1.75, 1.75, 3.4375])
+
+
+def test_average_is_the_weights_before_its_first_mean() -> None:
+    """A run shorter than that serves what it has learned, not its random start."""
+    source, shadow = make_model(), make_model()
+    average = Average(source, shadow, 0.9, every=16)
+    for done in range(1, 4):
+        source.wide.assign(tf.fill(source.wide.shape, float(done)))
+        average.update(done)
+        np.testing.assert_array_equal(shadow.wide.numpy(), source.wide.numpy())

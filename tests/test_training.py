@@ -150,6 +150,45 @@ def test_two_workers_a_group_share_its_batches(project: Project) -> None:
         assert member["log_loss"] == pytest.approx(alone["log_loss"], abs=2e-4)
 
 
+def test_two_workers_a_group_stop_early_as_one_does(project: Project) -> None:
+    """The chief's log loss is every worker's: the same evaluations, the same best step."""
+    settings = {"train__early_stopping": "2", "train__evaluate_every": "5", "train__epochs": "4"}
+    settings |= {"train__batch_size": "256", "codistillation__burn_in_epochs": "0.5"}
+    one = project.ctr("train", "data", "--out", "one-stops", *tiny(**settings), "--json").result
+    two = project.ctr(
+        "train", "data", "--out", "two-stop", *tiny(**settings, train__workers_per_group="2"), "--json"
+    ).result
+    for alone, together in zip(one["members"], two["members"], strict=True):
+        assert together["steps"] == alone["steps"]
+        assert together["exchanges"] == alone["exchanges"] > 1
+        assert together["log_loss"] == pytest.approx(alone["log_loss"], abs=2e-4)
+        for name, values in weights(project.folder / "one-stops", alone["group"]).items():
+            if name.startswith("model/table"):
+                np.testing.assert_allclose(
+                    weights(project.folder / "two-stop", alone["group"])[name], values, atol=2e-3, err_msg=name
+                )
+
+
+def test_runs_that_share_an_exchange_place_do_not_teach_one_another(project: Project, tmp_path: Path) -> None:
+    """A second run with another seed ends as it does in a place of its own."""
+    place = {"CTR_EXCHANGE": str(tmp_path / "exchange")}
+    project.ctr("train", "data", "--out", "shared-0", *tiny(), "--json", env=place).result
+    shared = project.ctr("train", "data", "--out", "shared-1", *tiny(train__seed="1"), "--json", env=place).result
+    alone = project.ctr("train", "data", "--out", "alone-1", *tiny(train__seed="1"), "--json").result
+    assert [m["bytes_read"] for m in shared["members"]] == [m["bytes_read"] for m in alone["members"]]
+    for group in (0, 1):
+        assert_equal_weights(weights(project.folder / "shared-1", group), weights(project.folder / "alone-1", group))
+    assert len(list((tmp_path / "exchange").iterdir())) == 2
+
+
+def test_exchange_rarer_than_peers_are_dropped_is_told_before_anything_starts(project: Project) -> None:
+    settings = tiny(codistillation__exchange_every="20", codistillation__drop_after="10")
+    done = project.ctr("train", "data", "--out", "rare", *settings)
+    assert done.code == 2
+    assert "every peer would be dropped between two exchanges" in done.error
+    assert not (project.folder / "rare").exists()
+
+
 def test_run_is_not_begun_anew_nor_continued_with_other_settings(project: Project) -> None:
     finished = project.ctr("train", "data", "--out", "run", *tiny())
     assert finished.code == 2

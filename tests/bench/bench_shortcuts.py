@@ -2,8 +2,8 @@
 
 Pairs are trained with the default configuration on generated rows, `--retrainings` times with different seeds, and
 again with one setting changed at a time, the same seeds each. Printed of the served model on the test rows: log loss
-(nats), its difference from the default with the standard error over retrainings, what a single model's retrainings
-differ by (the noise of a seed), churn from one retraining to the next, and bytes per exchange.
+(nats), its spread over retrainings (the noise of a seed), its difference from the default with the standard error over
+retrainings, and churn from one retraining to the next.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from shared import click_log, quiet_tracking, scores_of
+from shared import click_log, quiet_tracking, served_scores
 
 from ctr.config import load_config
 from ctr.data import labels_of
@@ -23,11 +23,11 @@ from ctr.metrics import churn, row_log_loss
 
 CHANGES = {
     "default": [],
+    "float16 snapshots": ["codistillation.snapshot_dtype=float16"],
     "float32 snapshots, all whole": ["codistillation.snapshot_dtype=float32", "codistillation.full_every=1"],
-    "int8 snapshots": ["codistillation.snapshot_dtype=int8"],
-    "bfloat16": ["model.compute=bfloat16"],
-    "teacher_share .5": ["codistillation.teacher_share=0.5"],
+    "teacher_share 1": ["codistillation.teacher_share=1"],
     "teacher_share .25": ["codistillation.teacher_share=0.25"],
+    "bfloat16": ["model.compute=bfloat16"],
     "single model": ["codistillation.groups=1"],
 }
 
@@ -42,7 +42,6 @@ def main() -> None:
     given = parser.parse_args()
     changes = {name: CHANGES[name] for name in dict.fromkeys(["default", *given.only])}
     scores: dict[str, list[NDArray[np.float64]]] = {name: [] for name in changes}
-    sizes: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         quiet_tracking(folder)
@@ -54,23 +53,20 @@ def main() -> None:
                 # Groups' seeds are 1000 apart.
                 seed = f"train.seed={given.seed + 100_000 * retraining}"
                 config = load_config(None, [*given.settings, *settings, seed])
-                found, result = scores_of(data, folder / f"run-{number}-{retraining}", config)
-                scores[name].append(found)
-                member = result["members"][0]
-                sizes[name] = member["bytes_published"] / max(1, member["exchanges"])
+                scores[name].append(served_scores(data, folder / f"run-{number}-{retraining}", config))
     losses = {name: np.array([row_log_loss(labels, each).mean() for each in found]) for name, found in scores.items()}
     print(
         f"{given.rows:,} rows, {len(labels):,} test rows, {given.retrainings} retrainings, seed {given.seed}, "
         f"{os.cpu_count()} cores{''.join(f', {each}' for each in given.settings)}"
     )
-    print(f"{'':<30} {'log loss':>9} {'spread':>8}  {'minus the default (s.e.)':<26} {'churn':>7} {'MB/exchange':>12}")
+    print(f"{'':<30} {'log loss':>9} {'spread':>8}  {'minus the default (s.e.)':<26} {'churn':>7}")
     for name, loss in losses.items():
         less = loss - losses["default"]
         error = less.std(ddof=1) / np.sqrt(len(less)) if len(less) > 1 else float("nan")
         against = f"{less.mean():+.5f} ({error:.5f})" if name != "default" else "-"
         changed = np.mean([churn(a, b) for a, b in pairwise(scores[name])]) if len(less) > 1 else float("nan")
         spread = loss.std(ddof=1) if len(less) > 1 else float("nan")
-        print(f"{name:<30} {loss.mean():9.5f} {spread:8.5f}  {against:<26} {changed:7.4f} {sizes[name] / 1e6:12.2f}")
+        print(f"{name:<30} {loss.mean():9.5f} {spread:8.5f}  {against:<26} {changed:7.4f}")
 
 
 if __name__ == "__main__":

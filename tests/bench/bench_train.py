@@ -1,8 +1,10 @@
 """How fast training is, against its floor, PyTorch and other arrangements: `python tests/bench/bench_train.py`.
 
-Every figure is of one process a core with one thread each, in turn, `--repeat` times; medians, least and greatest. Two
-threads in one process stand beside it. Rows are generated, their ids skewed as Criteo's are: 26 fields, embeddings of
-16, layers of 400, batches of 4096, tables of one and ten million rows. Wants `pip install -e .[bench]`.
+Contenders are one process with one thread, alone on the machine, and once more with two threads; groups are a process
+a core with one thread each. All in turn, `--repeat` times; medians, least and greatest. Rows a second of several models
+are added up: each of a pair passes over all rows, where a synchronous pair divides them. Rows are generated, their ids
+skewed as Criteo's are: 26 fields, embeddings of 16, layers of 400, batches of 4096, tables of one and ten million rows.
+Wants `pip install -e .[bench]`.
 """
 
 import argparse

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -32,15 +31,9 @@ def click_log(folder: Path, *, rows: int, seed: int) -> tuple[Data, Path]:
 
 def served_scores(data: Data, run: Path, config: Config) -> NDArray[np.float64]:
     """Trains a run; the probabilities `[rows]` of the test part by the group that serves."""
-    return scores_of(data, run, config)[0]
-
-
-def scores_of(data: Data, run: Path, config: Config) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """The same, with the run's result."""
     with groups_progress(run.name) as follow:
         result = train_run(data, run, config, follow=follow, score="test")
-    frame = pl.read_parquet(group_folder(run, result["served_group"]) / SCORES_FILE)
-    return frame["probability"].to_numpy(), result
+    return pl.read_parquet(group_folder(run, result["served_group"]) / SCORES_FILE)["probability"].to_numpy()
 
 
 def _ctr(*words: str) -> None:
