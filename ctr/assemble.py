@@ -49,6 +49,7 @@ def assemble(
             "raise it or train fewer groups"
         )
     phases = plan(data.parts["train"], config, place.groups, taught=bool(groups or how.champion))
+    champions = (how.champion,) if isinstance(how.champion, str) else how.champion or ()
     everyone = bool(groups) and any(phase.everyone for phase in phases)
     build = partial(build_model, data.spec, config, seed=seed, click_rate=data.parts["train"].click_rate)
     rate = tf.Variable(tf.zeros([]), trainable=False, name="rate")
@@ -57,8 +58,7 @@ def assemble(
         optimizer = build_optimizer(model, config, rate)
     average = Average(model, build(), config.train.ema) if config.train.ema else None
     teachers = [build() for _ in range(len(groups) + everyone)]
-    if how.champion:
-        teachers.append(champion_model(how.champion, data.spec))
+    teachers += [champion_model(name, data.spec) for name in champions]
     learner = Learner(
         strategy,
         model,
@@ -71,8 +71,8 @@ def assemble(
         of_logits=how.term == "squared_logits",
         teacher_share=how.teacher_share,
     )
-    if how.champion:
-        learner.set_present(len(teachers) - 1, True)
+    for place_of in range(len(teachers) - len(champions), len(teachers)):
+        learner.set_present(place_of, True)
     checkpoints = group_folder(run, place.group) / "checkpoint"
     if config.train.warm_start and not tf.train.latest_checkpoint(str(checkpoints)):
         taken = warm_start(Path(config.train.warm_start), model, optimizer, data.spec, config)

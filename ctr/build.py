@@ -23,6 +23,7 @@ def build_model(spec: FeatureSpec, config: Config, *, seed: int = 0, click_rate:
         dropout=config.model.dropout,
         compute=config.model.compute,
         embedding_l2=config.optimizer.embedding_l2,
+        label_smoothing=config.train.label_smoothing,
         seed=seed,
         click_rate=min(max(click_rate or 0.0, 1e-4), 1 - 1e-4),
     )

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ctr import tracking
+from ctr.arms import RUN_OF, SINGLES, runs_of, settings_of
 from ctr.baselines import average, logistic_regression
 from ctr.cluster import Follow
 from ctr.config import Config, dump_config
@@ -26,7 +27,6 @@ RESULT_FILE = "comparison.json"
 SETTINGS_FILE = "comparison-settings.json"
 # Seeds of retrainings lie this far apart, further than those of a run's groups.
 _RETRAINING_SEEDS = 100_000
-_ENSEMBLE = 2
 
 Array = NDArray[np.float64]
 Say = Callable[[str], None]
@@ -36,7 +36,8 @@ Bars = Callable[[str], AbstractContextManager[Follow]]
 def compare(data: Data, out: Path, config: Config, *, truth: Path | None, progress: Bars, say: Say) -> dict[str, Any]:
     """Trains every arm `compare.retrainings` times with different seeds and compares them on the test part.
 
-    Singles are trained once and serve `single` (the first of each retraining) and `ensemble` (their average). A
+    Singles are trained once: `single` is the first of each retraining, `ensemble` their average, and they are the
+    teachers of `distilled`. A
     comparison that was stopped goes on without repeating the runs that are finished. Each arm of each retraining
     becomes a top-level run in MLflow. Raises BadInput when `out` holds a finished comparison or one with other
     settings, or when there are no test rows.
@@ -53,11 +54,11 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, progre
     labels, weights = labels_of(data.parts["test"]), weights_of(data.parts["test"])
     predictions: dict[str, list[Array]] = {arm: [] for arm in config.compare.arms}
     for retraining in range(config.compare.retrainings):
-        for arm, scores in _train_arms(data, out, config, retraining, progress, say).items():
+        for arm, scores in train_arms(data, out, config, retraining, progress, say).items():
             predictions[arm].append(scores)
     arms = {arm: _summary(labels, each, weights, seed=config.train.seed) for arm, each in predictions.items()}
     for arm, about in arms.items():
-        about["models_served"] = _ENSEMBLE if arm == "ensemble" else 1
+        about["models_served"] = config.compare.ensemble if arm == "ensemble" else 1
     winner = min(arms, key=lambda arm: arms[arm]["log_loss"]["mean"])
     sentences = _sentences(labels, predictions, weights, seed=config.train.seed)
     for arm, each in predictions.items():
@@ -113,56 +114,52 @@ def _open(out: Path, data: Data, config: Config) -> None:
     known.write_text(settings, encoding="utf-8")
 
 
-def _train_arms(data: Data, out: Path, config: Config, retraining: int, progress: Bars, say: Say) -> dict[str, Array]:
+def train_arms(data: Data, out: Path, config: Config, retraining: int, progress: Bars, say: Say) -> dict[str, Array]:
     """Predictions `[rows]` of every arm on the test part, of one retraining."""
-    arms = config.compare.arms
     seed = config.train.seed + _RETRAINING_SEEDS * retraining
+    runs: dict[str, list[Array]] = {}
+    for run in runs_of(config.compare.arms):
+        changed = settings_of(
+            run,
+            config,
+            seed=seed,
+            spec=data.spec,
+            singles=_folder(out, SINGLES, retraining),
+        )
+        runs[run] = _train(data, _folder(out, run, retraining), changed, out.name, run, retraining, progress)
     found: dict[str, Array] = {}
-    if "single" in arms or "ensemble" in arms:
-        # Groups that do not listen to one another are independent models.
-        members = _train(data, out, config, "singles", retraining, seed, {"groups": _ENSEMBLE, "weight": 0.0}, progress)
-        found |= {"single": members[0], "ensemble": average(members)}
-    if "codistilled" in arms:
-        pair = {"groups": max(config.codistillation.groups, 2)}
-        members = _train(data, out, config, "codistilled", retraining, seed, pair, progress)
-        served = read_run(_folder(out, "codistilled", retraining))["result"]["served_group"]
-        found["codistilled"] = members[served]
-    if "logistic" in arms:
-        path = out / f"logistic-{retraining}.npy"
-        if not path.exists():
-            say("fitting logistic regression")
-            fitted = logistic_regression(data, "test", seed=seed, say=say)
-            with file_appears_whole(path) as aside:
-                np.save(aside, fitted)
-        found["logistic"] = np.load(path)
-    return {arm: found[arm] for arm in arms}
+    for arm in config.compare.arms:
+        if arm == "logistic":
+            found[arm] = _logistic(data, out / f"logistic-{retraining}.npy", seed, say)
+        elif arm == "ensemble":
+            found[arm] = average(runs[SINGLES])
+        elif arm == "codistilled":
+            served = read_run(_folder(out, arm, retraining))["result"]["served_group"]
+            found[arm] = runs[arm][served]
+        else:
+            found[arm] = runs[RUN_OF[arm]][0]
+    return found
+
+
+def _logistic(data: Data, path: Path, seed: int, say: Say) -> Array:
+    if not path.exists():
+        say("fitting logistic regression")
+        fitted = logistic_regression(data, "test", seed=seed, say=say)
+        with file_appears_whole(path) as aside:
+            np.save(aside, fitted)
+    return np.load(path)
 
 
 def _train(
-    data: Data,
-    out: Path,
-    config: Config,
-    name: str,
-    retraining: int,
-    seed: int,
-    groups: dict[str, Any],
-    progress: Bars,
+    data: Data, folder: Path, config: Config, comparison: str, run: str, retraining: int, progress: Bars
 ) -> list[Array]:
     """Predictions of every group of a run on the test part; the run is trained unless it is finished already."""
-    folder = _folder(out, name, retraining)
-    # model_copy does not validate, so only values of the right type go in here.
-    changed = config.model_copy(
-        update={
-            "codistillation": config.codistillation.model_copy(update=groups),
-            "train": config.train.model_copy(update={"seed": seed}),
-        }
-    )
-    count = changed.codistillation.groups
     if not (is_run(folder) and read_run(folder)["status"] == "finished"):
-        tags = {"comparison": out.name, "arm": name, "retraining": str(retraining)}
-        with progress(f"{name} {retraining}") as follow:
-            train_run(data, folder, changed, follow=follow, score="test", tags=tags)
-    scores = [pl.read_parquet(group_folder(folder, group) / SCORES_FILE) for group in range(count)]
+        tags = {"comparison": comparison, "arm": run, "retraining": str(retraining)}
+        with progress(f"{run} {retraining}") as follow:
+            train_run(data, folder, config, follow=follow, score="test", tags=tags)
+    groups = range(config.codistillation.groups)
+    scores = [pl.read_parquet(group_folder(folder, group) / SCORES_FILE) for group in groups]
     return [frame["probability"].to_numpy() for frame in scores]
 
 

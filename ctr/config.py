@@ -12,6 +12,9 @@ from features.strict import Strict, parse, parse_yaml, read_yaml
 if TYPE_CHECKING:
     from features.schema import Schema
 
+Arm = Literal[
+    "logistic", "single", "single_wide", "single_ema", "label_smoothing", "ensemble", "distilled", "codistilled"
+]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -88,7 +91,7 @@ class Codistillation(Strict):
     burn_in_epochs: float = Field(default=0.75, ge=0)  # learning from labels alone
     ramp_steps: int = Field(default=50, ge=0)
     overlap: float = Field(default=1.0, ge=0, le=1)  # share of training rows that all groups read; 0: disjoint parts
-    champion: str | None = None  # a model that stays as it is and is one more peer
+    champion: str | tuple[str, ...] | None = None  # a model, or several, that stay as they are and are more peers
     exchange_every: int = Field(default=100, ge=1)  # steps from one snapshot to the next
     exchange: Literal["lockstep", "async"] = "lockstep"
     peer_timeout: float = Field(default=600.0, gt=0)  # seconds that lockstep waits for a peer's snapshot
@@ -109,6 +112,7 @@ class Train(Strict):
     evaluate_every: int | None = Field(default=None, ge=1)  # steps between evaluations; null: a quarter of an epoch
     checkpoint_every: int = Field(default=200, ge=1)  # steps
     early_stopping: int = Field(default=2, ge=0)  # evaluations without a better log loss that end a phase at its best
+    label_smoothing: Share = 0.0  # how far labels are moved towards the training click rate
     ema: float = Field(default=0.0, ge=0, lt=1)  # decay a step of the average of the weights that is served; 0: none
     warm_start: str | None = None  # a run whose weights this one begins with
     restarts: int = Field(default=3, ge=0)  # of a group that died
@@ -118,10 +122,11 @@ class Train(Strict):
 class Compare(Strict):
     """Which arms are compared."""
 
-    arms: tuple[Literal["logistic", "single", "ensemble", "codistilled"], ...] = Field(
-        default=("logistic", "single", "ensemble", "codistilled"), min_length=1
-    )
+    arms: tuple[Arm, ...] = Field(default=("logistic", "single", "ensemble", "codistilled"), min_length=1)
     retrainings: int = Field(default=3, ge=1)
+    ensemble: int = Field(default=2, ge=2, le=16)  # models in it, and teachers of the distilled one
+    ema: float = Field(default=0.999, gt=0, lt=1)  # train.ema of single_ema
+    label_smoothing: float = Field(default=0.05, gt=0, lt=1)  # train.label_smoothing of label_smoothing
 
 
 class Gate(Strict):

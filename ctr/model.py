@@ -37,6 +37,7 @@ class WideAndDeep(tfrs.Model):
         dropout: float = 0.0,
         compute: str = "float32",
         embedding_l2: float = 0.0,
+        label_smoothing: float = 0.0,
         seed: int = 0,
     ):
         """Builds every weight.
@@ -49,12 +50,15 @@ class WideAndDeep(tfrs.Model):
             dropout: share of the ReLU layers' outputs that training leaves out.
             compute: what the deep part's products are worked out in, `float32` or `bfloat16`; weights are float32.
             embedding_l2: penalty, halved, on the squares of the embeddings that a row looks up.
+            label_smoothing: share by which labels are moved towards the click rate: what Anil et al. 2018 call
+                unigram smoothing.
             seed: of dropout.
         """
         super().__init__(name="wide_and_deep")
         self.field_count, self.dense_count, self.embedding_dim = len(sizes), dense_count, embedding_dim
         self.deep_count = len(sizes) - cross_count
         self.dropout, self.embedding_l2, self.seed = dropout, embedding_l2, seed
+        self.label_smoothing, self.click_rate = label_smoothing, click_rate
         self.compute_type = tf.dtypes.as_dtype(compute)
         self.starts = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
         self.rows, self.deep_rows = sum(sizes), sum(sizes[: self.deep_count])
@@ -103,7 +107,10 @@ class WideAndDeep(tfrs.Model):
         loss is multiplied by it. `label_weight` is 1 where `inputs` has none.
         """
         logits, embedded = self._logits_and_embeddings(inputs, training)
-        loss = self.task(labels=inputs["label"], predictions=logits, compute_metrics=False)
+        label = inputs["label"]
+        if training and self.label_smoothing:
+            label += self.label_smoothing * (self.click_rate - label)
+        loss = self.task(labels=label, predictions=logits, compute_metrics=False)
         if "label_weight" in inputs:
             loss *= inputs["label_weight"]
         if "distillation" in inputs:

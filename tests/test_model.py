@@ -437,6 +437,17 @@ def test_penalty_on_embeddings_is_half_their_squares_row_by_row() -> None:
     np.testing.assert_allclose(difference, 0.2 * squares, rtol=1e-4)
 
 
+def test_smoothed_labels_are_moved_towards_the_click_rate_in_training_alone() -> None:
+    tf_keras.utils.set_random_seed(5)
+    model, rows = make_model(label_smoothing=0.2), make_rows(20)
+    inputs = {"ids": tf.constant(rows.ids), "dense": tf.constant(rows.dense), "label": tf.constant(rows.label)}
+    p, label = 1 / (1 + np.exp(-model(inputs).numpy()[:, 0])), rows.label[:, 0]
+    moved = 0.8 * label + 0.2 * 0.25
+    for training, y in ((True, moved), (False, label)):
+        expected = -y * np.log(p) - (1 - y) * np.log(1 - p)
+        np.testing.assert_allclose(model.compute_loss(inputs, training=training).numpy(), expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("looked_up", ["row by row", "once"])
 def test_finite_differences_of_the_whole_loss_agree_with_its_gradient(looked_up: str) -> None:
     """Labels, weight 2.5 against a peer, and the penalty, along twenty random directions of all weights at once."""

@@ -1,0 +1,95 @@
+"""Is one codistilled model as good as the average of two? `python tests/bench/bench_claim.py`, about 10 minutes.
+
+A generated log whose true click probabilities are known, prepared with the defaults; every arm has the default
+configuration, one learning rate and early stopping, and is trained `--retrainings` times. Seeds are new each time
+unless `--seed` gives them. Predictions on the test rows are scored by their expected log loss under the true
+probabilities (nats), which leaves the luck of the clicks out. Prints each arm's, its difference from the single
+model's with the standard error over retrainings, churn from one retraining to the next, and a verdict; exit code 1 if
+the claim does not stand.
+"""
+
+import argparse
+import os
+import secrets
+import sys
+import tempfile
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from shared import click_log, quiet_tracking
+
+from ctr.compare import train_arms
+from ctr.config import load_config
+from ctr.console import groups_progress
+from ctr.data import in_order
+from ctr.metrics import churn
+
+ARMS = ["single", "ensemble", "codistilled", "label_smoothing", "single_ema"]
+# What the claim allows: nats above the ensemble, nats below the single model, churn of the single model's.
+ABOVE_ENSEMBLE, BELOW_SINGLE, CHURN = 0.0004, 0.0008, 0.87
+
+
+def expected_log_loss(truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> float:
+    """Mean cross-entropy (nats) of predictions `[rows]` against the true probabilities."""
+    kept = np.clip(predicted, 1e-7, 1 - 1e-7)
+    return float(np.mean(-truth * np.log(kept) - (1 - truth) * np.log(1 - kept)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=250_000)
+    parser.add_argument("--retrainings", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--arms", nargs="*", default=ARMS)
+    parser.add_argument("settings", nargs="*", help="key=value, for all arms")
+    given = parser.parse_args()
+    seed = secrets.randbelow(10**6) if given.seed is None else given.seed
+    found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        quiet_tracking(folder)
+        data, truth_file = click_log(folder, rows=given.rows, seed=seed)
+        arms = f"compare.arms=[{','.join(given.arms)}]"
+        config = load_config(None, [f"train.seed={seed}", arms, *given.settings])
+        (folder / "claim").mkdir()
+        for retraining in range(given.retrainings):
+            predicted = train_arms(data, folder / "claim", config, retraining, groups_progress, print)
+            for arm, scores in predicted.items():
+                found[arm].append(scores)
+        rows = pl.DataFrame({"row": np.concatenate([rows.row for rows in in_order(data.parts["test"], 65_536)])})
+        truth = rows.join(pl.read_parquet(truth_file), on="row", how="left", maintain_order="left")["probability"]
+        best = expected_log_loss(truth.to_numpy(), truth.to_numpy())
+        losses = {arm: np.array([expected_log_loss(truth.to_numpy(), p) for p in each]) for arm, each in found.items()}
+    print(
+        f"{given.rows:,} rows, {len(truth):,} test rows, {given.retrainings} retrainings, seed {seed}, "
+        f"{os.cpu_count()} cores{''.join(f', {each}' for each in given.settings)}; the truth itself: {best:.5f}"
+    )
+    churns = {arm: float(np.mean([churn(a, b) for a, b in pairwise(each)])) for arm, each in found.items()}
+    print(f"{'':<16} {'log loss':>9}  {'minus single (s.e.)':<20} {'churn':>7} {'of single':>10}")
+    for arm, loss in losses.items():
+        less = loss - losses["single"]
+        error = less.std(ddof=1) / np.sqrt(len(less))
+        against = f"{less.mean():+.5f} ({error:.5f})" if arm != "single" else "-"
+        print(f"{arm:<16} {loss.mean():9.5f}  {against:<20} {churns[arm]:7.4f} {churns[arm] / churns['single']:10.2f}")
+    mean = {arm: float(loss.mean()) for arm, loss in losses.items()}
+    checks = {
+        f"codistilled minus ensemble at most +{ABOVE_ENSEMBLE}": (
+            mean["codistilled"] - mean["ensemble"],
+            ABOVE_ENSEMBLE,
+        ),
+        f"codistilled minus single at most -{BELOW_SINGLE}": (mean["codistilled"] - mean["single"], -BELOW_SINGLE),
+        f"churn of codistilled at most {CHURN} of single's": (churns["codistilled"] / churns["single"], CHURN),
+    }
+    for text, (value, most) in checks.items():
+        print(f"{text:<46} {value:+.5f}  {'yes' if value <= most else 'NO'}")
+    stands = all(value <= most for value, most in checks.values())
+    print("the claim stands" if stands else "the claim does NOT stand")
+    sys.exit(0 if stands else 1)
+
+
+if __name__ == "__main__":
+    main()
