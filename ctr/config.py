@@ -87,7 +87,7 @@ class Codistillation(Strict):
     term: Literal["cross_entropy", "squared_logits"] = "cross_entropy"
     weight: float = Field(default=3.0, ge=0)  # of the distillation term, once it has ramped up
     final_weight: float | None = Field(default=None, ge=0)  # moved to evenly until the last step; null: stays
-    teacher_share: float = Field(default=0.5, gt=0, le=1)  # of a batch's rows that peers are asked about
+    teacher_share: float = Field(default=1.0, gt=0, le=1)  # of a batch's rows that peers are asked about
     burn_in_epochs: float = Field(default=0.75, ge=0)  # learning from labels alone
     ramp_steps: int = Field(default=50, ge=0)
     overlap: float = Field(default=1.0, ge=0, le=1)  # share of training rows that all groups read; 0: disjoint parts

@@ -31,6 +31,12 @@ ROWS = 120 * BATCH  # more than pass between two exchanges
 CRITEO = [1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194]
 CRITEO += [27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572]
 CONTENDERS = Path(__file__).with_name("train_contenders.py")
+GROUPS = {
+    "codistilled pair": [],
+    "codistilled pair, teacher_share .5": ["codistillation.teacher_share=0.5"],
+    "two independent": ["codistillation.weight=0"],
+    "synchronous pair": ["codistillation.groups=1", "train.workers_per_group=2"],
+}
 # As `ctr train` starts its processes.
 ALONE = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
@@ -98,10 +104,35 @@ def _manifest(data: Path) -> dict[str, Any]:
     return json.loads((data / MANIFEST_FILE).read_text())
 
 
+def contenders_ratios(m: dict[str, float], dtypes: list[str]) -> dict[str, float]:
+    """What one model's speed comes to, from medians in rows/s by title."""
+    ratios: dict[str, float] = {}
+    for dtype, goal in zip(dtypes, (0.85, 0.75), strict=False):
+        own = m[f"one, 1M, {dtype}, 1 thread"]
+        ratios[f"one model / floor, {dtype} (at least {goal})"] = own / m[f"floor, 1M, {dtype}, 1 thread"]
+        torch = m[f"torch_adagrad, 1M, {dtype}, 1 thread"]
+        ratios[f"one model / PyTorch sparse AdaGrad, {dtype} (at least 1.3)"] = own / torch
+        ratios[f"10 million table rows / 1 million, {dtype} (at least .9)"] = m[f"one, 10M, {dtype}, 1 thread"] / own
+    one = m["one, 1M, float32, 1 thread"]
+    ratios["input pipeline / training (at least 10)"] = m["pipeline, 1M, float32, 1 thread"] / one
+    return ratios
+
+
+def groups_ratios(m: dict[str, float], full: int) -> dict[str, float]:
+    """What codistillation costs; `full`: bytes of all weights in float32."""
+    ratios: dict[str, float] = {}
+    for pair in list(GROUPS)[:2]:
+        ratios[f"time of a {pair} / two independent (at most 1.3)"] = m["two independent"] / m[pair]
+        ratios[f"{pair} / synchronous pair (at least 1.8)"] = m[pair] / m["synchronous pair"]
+    ratios["full float32 snapshot / bytes per exchange (at least 5)"] = full / m["bytes per exchange"]
+    return ratios
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="of contenders")
+    parser.add_argument("--only", choices=["contenders", "groups"], help="a part of it")
     parser.add_argument("--run-steps", type=int, default=240, help="of runs of groups")
     given = parser.parse_args()
     flags = Path("/proc/cpuinfo").read_text()
@@ -117,45 +148,33 @@ def main() -> None:
         plans += [("torch_adam", "1M", "float32", 1), ("pipeline", "1M", "float32", 1)]
         plans += [(name, "1M", dtype, 2) for dtype in dtypes for name in ("floor", "one", "torch_adagrad")]
         for turn in range(given.repeat):
-            for name, size, dtype, threads in plans:
+            for name, size, dtype, threads in plans if given.only != "groups" else []:
                 title = f"{name}, {size}, {dtype}, {threads} thread{'s' if threads > 1 else ''}"
                 print(f"turn {turn + 1} of {given.repeat}: {title}", file=sys.stderr)
                 result = contender(name, data[size], dtype, threads, given.steps)
                 found[title].append(result["rows_per_second"])
                 memory[title] = result["peak_mb"]
-            for title, settings in {
-                "codistilled pair": [],
-                "two independent": ["codistillation.weight=0"],
-                "synchronous pair": ["codistillation.groups=1", "train.workers_per_group=2"],
-            }.items():
+            for title, settings in GROUPS.items() if given.only != "contenders" else []:
                 print(f"turn {turn + 1} of {given.repeat}: {title}", file=sys.stderr)
                 result = arrangement(folder, data["1M"], given.run_steps, *settings)
                 found[title].append(result["examples_per_second"])
-        # A whole snapshot and those that follow it up to the next whole one.
-        print("bytes of ten exchanges", file=sys.stderr)
-        (member, _) = arrangement(folder, data["1M"], 1001, burn_in=0.1)["members"]
-        found["bytes per exchange"].append(member["bytes_published"] / member["exchanges"])
-        found["milliseconds per exchange"].append(1000 * member["seconds_exchanging"] / member["exchanges"])
+        if given.only != "contenders":
+            # A whole snapshot and those that follow it up to the next whole one.
+            print("bytes of ten exchanges", file=sys.stderr)
+            (member, _) = arrangement(folder, data["1M"], 1001, burn_in=0.1)["members"]
+            found["bytes per exchange"].append(member["bytes_published"] / member["exchanges"])
+            found["milliseconds per exchange"].append(1000 * member["seconds_exchanging"] / member["exchanges"])
         full = 4 * (sizes["1M"] * 17 + 26 * 16 * 400 + 2 * 400 * 400 + 400)
     print(f"{os.cpu_count()} cores, {next(line for line in flags.splitlines() if line.startswith('model name'))}")
     for title, values in found.items():
         spread = f"({min(values):,.0f} to {max(values):,.0f})"
         print(f"{title:<42} {statistics.median(values):>12,.0f} {spread:<28} {memory.get(title, 0):>8,.0f} MB")
     m = {title: statistics.median(values) for title, values in found.items()}
-    ratios = {}
-    for dtype, goal in zip(dtypes, (0.85, 0.75), strict=False):
-        own = m[f"one, 1M, {dtype}, 1 thread"]
-        ratios[f"one model / floor, {dtype} (at least {goal})"] = own / m[f"floor, 1M, {dtype}, 1 thread"]
-        torch = m[f"torch_adagrad, 1M, {dtype}, 1 thread"]
-        ratios[f"one model / PyTorch sparse AdaGrad, {dtype} (at least 1.3)"] = own / torch
-        ratios[f"10 million table rows / 1 million, {dtype} (at least .9)"] = m[f"one, 10M, {dtype}, 1 thread"] / own
-    ratios["time of a codistilled pair / two independent (at most 1.3)"] = m["two independent"] / m["codistilled pair"]
-    ratios["codistilled pair / synchronous pair (at least 1.8)"] = m["codistilled pair"] / m["synchronous pair"]
-    one = m["one, 1M, float32, 1 thread"]
-    ratios["input pipeline / training (at least 10)"] = m["pipeline, 1M, float32, 1 thread"] / one
-    ratios["full float32 snapshot / bytes per exchange (at least 5)"] = full / m["bytes per exchange"]
+    ratios = (contenders_ratios(m, dtypes) if given.only != "groups" else {}) | (
+        groups_ratios(m, full) if given.only != "contenders" else {}
+    )
     for title, ratio in ratios.items():
-        print(f"{title:<66} {ratio:.2f}")
+        print(f"{title:<78} {ratio:.2f}")
 
 
 if __name__ == "__main__":
