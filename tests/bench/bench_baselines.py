@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightgbm
+import lightgbm  # pyright: ignore[reportMissingImports]
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
