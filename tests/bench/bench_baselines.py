@@ -62,13 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--seed", type=int, default=1, help="of the log and the models; defaults were chosen on 0")
+    parser.add_argument("settings", nargs="*", help="key=value, for the codistilled model")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         quiet_tracking(folder)
         data, truth = click_log(folder, rows=given.rows, seed=given.seed)
         labels = labels_of(data.parts["test"])
-        config = load_config(None, [f"train.seed={given.seed}"])
+        config = load_config(None, [*given.settings, f"train.seed={given.seed}"])
         numbers = pl.DataFrame({"row": np.concatenate([rows.row for rows in in_order(data.parts["test"], 65_536)])})
         known = numbers.join(pl.read_parquet(truth), on="row", how="left", maintain_order="left")
         ways = {
