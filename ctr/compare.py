@@ -49,7 +49,7 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, progre
         raise BadInput(
             f"the training labels of {data.folder} are all alike (click rate {rate}); there is nothing to learn"
         )
-    true_scores = None if truth is None else _true_probabilities(truth, data)
+    true_scores = None if truth is None else true_probabilities(truth, data)
     _open(out, data, config)
     labels, weights = labels_of(data.parts["test"]), weights_of(data.parts["test"])
     predictions: dict[str, list[Array]] = {arm: [] for arm in config.compare.arms}
@@ -209,7 +209,7 @@ def _sentences(labels: Array, predictions: Mapping[str, list[Array]], weights: A
     return sentences
 
 
-def _true_probabilities(truth: Path, data: Data) -> Array:
+def true_probabilities(truth: Path, data: Data) -> Array:
     """The generator's probabilities of the test rows, by row number."""
     if not truth.is_file():
         raise BadInput(f"{truth} does not exist; write it with `ctr synth --truth`")

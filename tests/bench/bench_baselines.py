@@ -15,11 +15,11 @@ from typing import Any
 
 import lightgbm  # pyright: ignore[reportMissingImports]
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from shared import click_log, quiet_tracking, served_scores
 
 from ctr.baselines import logistic_regression
+from ctr.compare import true_probabilities
 from ctr.config import load_config
 from ctr.data import Data, in_order, labels_of
 from ctr.metrics import evaluate, paired_interval, row_log_loss
@@ -70,15 +70,13 @@ def main() -> None:
         data, truth = click_log(folder, rows=given.rows, seed=given.seed)
         labels = labels_of(data.parts["test"])
         config = load_config(None, [*given.settings, f"train.seed={given.seed}"])
-        numbers = pl.DataFrame({"row": np.concatenate([rows.row for rows in in_order(data.parts["test"], 65_536)])})
-        known = numbers.join(pl.read_parquet(truth), on="row", how="left", maintain_order="left")
         ways = {
             "codistilled, default configuration": lambda: served_scores(data, folder / "run", config),
             "LightGBM": lambda: boosted(data, given.seed),
             "logistic regression": lambda: logistic_regression(
                 data, "test", seed=given.seed, say=lambda text: print(text, file=sys.stderr)
             ),
-            "true probabilities": known["probability"].to_numpy,
+            "true probabilities": lambda: true_probabilities(truth, data),
         }
         scores: dict[str, NDArray[np.float64]] = {}
         print(f"{given.rows:,} rows, seed {given.seed}, {os.cpu_count()} cores; test rows: {len(labels):,}")

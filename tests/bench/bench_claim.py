@@ -18,14 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from shared import click_log, quiet_tracking
 
-from ctr.compare import train_arms
+from ctr.compare import train_arms, true_probabilities
 from ctr.config import load_config
 from ctr.console import groups_progress
-from ctr.data import in_order
 from ctr.metrics import churn
 
 ARMS = ["single", "ensemble", "codistilled", "label_smoothing", "single_ema"]
@@ -60,10 +58,9 @@ def main() -> None:
             predicted = train_arms(data, folder / "claim", config, retraining, groups_progress, print)
             for arm, scores in predicted.items():
                 found[arm].append(scores)
-        rows = pl.DataFrame({"row": np.concatenate([rows.row for rows in in_order(data.parts["test"], 65_536)])})
-        truth = rows.join(pl.read_parquet(truth_file), on="row", how="left", maintain_order="left")["probability"]
-        best = expected_log_loss(truth.to_numpy(), truth.to_numpy())
-        losses = {arm: np.array([expected_log_loss(truth.to_numpy(), p) for p in each]) for arm, each in found.items()}
+        truth = true_probabilities(truth_file, data)
+        best = expected_log_loss(truth, truth)
+        losses = {arm: np.array([expected_log_loss(truth, p) for p in each]) for arm, each in found.items()}
     print(
         f"{given.rows:,} rows, {len(truth):,} test rows, {given.retrainings} retrainings, seed {seed}, "
         f"{os.cpu_count()} cores{''.join(f', {each}' for each in given.settings)}; the truth itself: {best:.5f}"
