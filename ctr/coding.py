@@ -1,4 +1,4 @@
-"""What weights travel as: 16-bit floats, and on request embeddings as 8-bit integers with a scale a row."""
+"""What weights travel as: embeddings as 8-bit integers with a scale a row, the rest, or all of it, as floats."""
 
 import zlib
 from collections.abc import Collection, Mapping

@@ -191,9 +191,8 @@ class Learner:
 
     def _distilled_step(self, inputs: dict[str, Any]) -> Any:
         taught = taught_rows(tf.shape(inputs["ids"])[0], self.teacher_share)
-        asked = {**inputs, **{name: inputs[name][:taught] for name in ("ids", "slots", "dense")}}
-        if self.teacher_share < 1:
-            del asked["distinct"], asked["slots"]  # of the whole batch: more than these rows look up
+        # Of a share of the batch the distinct places are not known, and those of all of it would be more to look up.
+        asked = inputs if self.teacher_share == 1 else {name: inputs[name][:taught] for name in ("ids", "dense")}
         teacher = teacher_mean([each(asked) for each in self.teachers], self.present, of_logits=self.of_logits)
         return self._plain_step({**inputs, "teacher": teacher})
 
