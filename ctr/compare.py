@@ -17,8 +17,9 @@ from ctr.baselines import average, logistic_regression
 from ctr.cluster import Follow
 from ctr.config import Config, dump_config
 from ctr.data import Data, in_order, labels_of, weights_of
+from ctr.intervals import paired_interval
 from ctr.launch import train_run
-from ctr.metrics import Evaluation, churn, evaluate, paired_interval, relative_churn, weighed_log_loss
+from ctr.metrics import Evaluation, churn, evaluate, relative_churn, weighed_log_loss
 from ctr.runs import SCORES_FILE, group_folder, is_run, read_run
 from features.errors import BadInput
 from features.output import file_appears_whole

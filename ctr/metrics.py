@@ -1,6 +1,7 @@
-"""How good predictions are: log loss in nats, normalised entropy, exact AUC, calibration, churn, paired intervals."""
+"""How good predictions are: log loss in nats, normalised entropy, exact AUC, calibration, churn."""
 
 from dataclasses import asdict, dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,34 +37,159 @@ class Evaluation:
         return {name: None if isinstance(v, float) and np.isnan(v) else v for name, v in asdict(self).items()}
 
 
+class Reliability(NamedTuple):
+    """Mean prediction, click rate and mass (rows, or their weight) of each bin, `[bins]`, by rising prediction."""
+
+    mean_prediction: Array
+    click_rate: Array
+    mass: Array
+
+
+class Roc(NamedTuple):
+    """Shares of the others and of the clicks that score at least a threshold, `[points]`, by falling threshold."""
+
+    false_positive_rate: Array
+    true_positive_rate: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What all figures of labelled rows are worked out from; tallies of parts of the rows merge into that of all.
+
+    It takes 24 bytes a distinct prediction, and a million rows take about 0.1 s.
+
+    Attributes:
+        predictions: the distinct ones, rising, `[distinct]`.
+        clicks: weight of the clicks at each, `[distinct]`.
+        others: weight of the other rows at each, `[distinct]`.
+        rows: how many rows there are.
+        weighing: how many of them have a weight above 0.
+        weighted: whether rows came with weights; a bin of those that did not holds whole rows.
+    """
+
+    predictions: Array
+    clicks: Array
+    others: Array
+    rows: int
+    weighing: int
+    weighted: bool
+
+    @classmethod
+    def of(cls, labels: Array, predictions: Array, weights: Array | None = None) -> Self:
+        """Of labels `[rows]` of 0 and 1, predictions `[rows]` and the rows' weights `[rows]`, if any.
+
+        Raises ValueError without rows and for vectors of several lengths.
+        """
+        if len(labels) == 0 or labels.shape != predictions.shape:
+            raise ValueError(
+                f"labels {labels.shape} and predictions {predictions.shape} must be equally long and not empty"
+            )
+        if weights is not None and weights.shape != labels.shape:
+            raise ValueError(f"weights {weights.shape} and labels {labels.shape} must be equally long")
+        one = np.ones(len(labels)) if weights is None else weights
+        weighing = len(labels) if weights is None else int(np.count_nonzero(weights))
+        gathered = _gathered(predictions.astype(np.float64), labels * one, (1 - labels) * one)
+        return cls(*gathered, rows=len(labels), weighing=weighing, weighted=weights is not None)
+
+    def merge(self, other: Self) -> Self:
+        """The tally of both's rows, in whichever order up to the rounding of sums.
+
+        It costs a sort of both's distinct predictions, so that many small parts are best merged in pairs.
+        """
+        gathered = _gathered(
+            np.append(self.predictions, other.predictions),
+            np.append(self.clicks, other.clicks),
+            np.append(self.others, other.others),
+        )
+        return type(self)(
+            *gathered,
+            rows=self.rows + other.rows,
+            weighing=self.weighing + other.weighing,
+            weighted=self.weighted or other.weighted,
+        )
+
+    def evaluation(self) -> Evaluation:
+        """All figures. Raises ValueError when every row weighs 0."""
+        mass = self._mass()
+        whole = float(mass.sum())
+        of_click, of_other = _costs(self.predictions)
+        loss = float((self.clicks * of_click + self.others * of_other).sum()) / whole
+        rate = float(self.clicks.sum()) / whole
+        entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)) if 0 < rate < 1 else np.nan
+        return Evaluation(
+            rows=self.rows,
+            log_loss=loss,
+            normalized_entropy=float(loss / entropy),
+            auc=self.auc(),
+            ece=self.calibration_error(),
+            mean_prediction=float((self.predictions * mass).sum()) / whole,
+            click_rate=rate,
+        )
+
+    def auc(self) -> float:
+        """Exact area under the ROC curve; NaN without both classes."""
+        pairs = float(self.clicks.sum() * self.others.sum())
+        below = np.cumsum(self.others) - self.others
+        return float((self.clicks * (below + self.others / 2)).sum()) / pairs if pairs else float("nan")
+
+    def calibration_error(self, bins: int = 20) -> float:
+        """Mean over rows of |mean prediction - click rate| of the row's bin; see `reliability`."""
+        predicted, rate, mass = self.reliability(bins)
+        return float((np.abs(predicted - rate) * mass).sum() / mass.sum())
+
+    def reliability(self, bins: int = 20) -> Reliability:
+        """Predicted and seen click rates in bins of equal mass by prediction; at most as many bins as rows.
+
+        Rows that share a prediction count alike, with their mean label, so that their order does not matter: where a
+        bin ends among them, each side has its share of their clicks. Of rows without weights the first bins hold one
+        more when the bins do not divide them. Raises ValueError when every row weighs 0.
+        """
+        mass = self._mass()
+        bins = min(bins, self.weighing)
+        before = np.append(0.0, np.cumsum(mass))
+        edges = np.arange(bins + 1) * (before[-1] / bins)
+        if not self.weighted:
+            size, more = divmod(self.rows, bins)
+            edges = np.array([size * bin_ + min(bin_, more) for bin_ in range(bins + 1)], np.float64)
+        predicted, clicks = _between(edges, before, self.predictions * mass), _between(edges, before, self.clicks)
+        held = np.diff(edges)
+        return Reliability(predicted / held, clicks / held, held)
+
+    def roc(self, points: int) -> Roc:
+        """The ROC curve from (0, 0) to (1, 1), exact at its thresholds, of which at most `points` are kept.
+
+        They are about equally far apart along the curve. Raises ValueError without both classes and for fewer than 2
+        points.
+        """
+        if points < 2:
+            raise ValueError(f"{points} points make no curve; ask for at least 2")
+        if not (self.clicks.any() and self.others.any()):
+            raise ValueError(f"the {self.rows} rows are not of both classes, so that there is no ROC curve")
+        hits, alarms = (np.append(0.0, np.cumsum(each[::-1])) for each in (self.clicks, self.others))
+        hits, alarms = hits / hits[-1], alarms / alarms[-1]
+        if len(hits) > points:
+            kept = np.unique(np.searchsorted((hits + alarms) / 2, np.linspace(0, 1, points)))
+            hits, alarms = hits[kept], alarms[kept]
+        return Roc(alarms, hits)
+
+    def _mass(self) -> Array:
+        if not self.weighing:
+            raise ValueError(f"all {self.rows} rows weigh 0, so that no figure is defined; leave them out")
+        return self.clicks + self.others
+
+
 def evaluate(labels: Array, predictions: Array, weights: Array | None = None) -> Evaluation:
     """All figures of predictions `[rows]` on labels `[rows]` of 0 and 1, by the rows' `weights`, if any.
 
-    Raises ValueError without rows.
+    Raises ValueError without rows, for vectors of several lengths and when every row weighs 0.
     """
-    if len(labels) == 0 or labels.shape != predictions.shape:
-        raise ValueError(
-            f"labels {labels.shape} and predictions {predictions.shape} must be equally long and not empty"
-        )
-    loss = _mean(row_log_loss(labels, predictions), weights)
-    rate = _mean(labels, weights)
-    constant = row_log_loss(np.array([1.0, 0.0]), np.array([rate, rate]))
-    entropy = float(rate * constant[0] + (1 - rate) * constant[1]) if 0 < rate < 1 else float("nan")
-    return Evaluation(
-        rows=len(labels),
-        log_loss=loss,
-        normalized_entropy=loss / entropy,
-        auc=auc(labels, predictions, weights),
-        ece=expected_calibration_error(labels, predictions, weights=weights),
-        mean_prediction=_mean(predictions, weights),
-        click_rate=rate,
-    )
+    return Tally.of(labels, predictions, weights).evaluation()
 
 
 def row_log_loss(labels: Array, predictions: Array) -> Array:
     """-ln of the probability given to what happened, `[rows]`, nats."""
-    p = np.clip(predictions.astype(np.float64), _TINY, 1 - _TINY)
-    return -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
+    of_click, of_other = _costs(predictions)
+    return labels * of_click + (1 - labels) * of_other
 
 
 def weighed_log_loss(labels: Array, predictions: Array, weights: Array | None) -> Array:
@@ -77,41 +203,33 @@ def auc(labels: Array, predictions: Array, weights: Array | None = None) -> floa
 
     A tie counts half, a pair as the product of its rows' weights. NaN without both classes.
     """
-    one = np.ones_like(labels) if weights is None else weights
-    _, group = np.unique(predictions, return_inverse=True)
-    clicks = np.bincount(group, weights=labels * one)
-    others = np.bincount(group, weights=(1 - labels) * one)
-    pairs = float(clicks.sum() * others.sum())
-    below = np.cumsum(others) - others
-    return float((clicks * (below + others / 2)).sum()) / pairs if pairs else float("nan")
+    return Tally.of(labels, predictions, weights).auc()
 
 
 def expected_calibration_error(
     labels: Array, predictions: Array, bins: int = 20, weights: Array | None = None
 ) -> float:
-    """Mean over rows of |mean prediction - click rate| of the row's bin, in bins of equal mass by prediction.
-
-    Rows that share a prediction count alike, with their mean label, so that their order does not matter.
-    """
-    one = np.ones_like(labels) if weights is None else weights
-    order = np.argsort(predictions, kind="stable")
-    _, group = np.unique(predictions, return_inverse=True)
-    mass = np.bincount(group, weights=one)
-    shared = (np.bincount(group, weights=labels * one) / np.where(mass > 0, mass, 1))[group]
-    gaps = (predictions - shared) * one
-    if weights is None:
-        return sum(abs(float(gaps[bin_].sum())) for bin_ in np.array_split(order, min(bins, len(order)))) / len(order)
-    # A row may lie in two bins, with a part of its weight in each.
-    before = np.append(0.0, np.cumsum(weights[order]))
-    summed = np.append(0.0, np.cumsum(gaps[order]))
-    bins = min(bins, int(np.count_nonzero(weights)))
-    edges = np.arange(bins + 1) * (before[-1] / bins)
-    at: Array = np.asarray(np.interp(edges, before, summed), np.float64)
-    return float(np.abs(at[1:] - at[:-1]).sum() / before[-1])
+    """Mean over rows of |mean prediction - click rate| of the row's bin, in bins of equal mass by prediction."""
+    return Tally.of(labels, predictions, weights).calibration_error(bins)
 
 
-def _mean(values: Array, weights: Array | None) -> float:
-    return float(values.mean() if weights is None else np.average(values, weights=weights))
+def _costs(predictions: Array) -> tuple[Array, Array]:
+    """-ln p and -ln(1 - p), nats: what a click and what another row costs."""
+    p = np.clip(predictions.astype(np.float64), _TINY, 1 - _TINY)
+    return -np.log(p), -np.log1p(-p)
+
+
+def _gathered(predictions: Array, clicks: Array, others: Array) -> tuple[Array, Array, Array]:
+    """Distinct predictions, rising, with the sums of what was at each."""
+    distinct, at = np.unique(predictions, return_inverse=True)
+    clicks, others = (np.asarray(np.bincount(at, weights=each), np.float64) for each in (clicks, others))
+    return distinct, clicks, others
+
+
+def _between(edges: Array, before: Array, each: Array) -> Array:
+    """Sums of `each` `[distinct]` between edges, on an axis where `before` `[distinct + 1]` says which starts where."""
+    at: Array = np.asarray(np.interp(edges, before, np.append(0.0, np.cumsum(each))), np.float64)
+    return np.diff(at)
 
 
 def chance_calibration_error(predictions: Array, bins: int = 20) -> float:
@@ -136,17 +254,7 @@ def relative_churn(first: Array, second: Array) -> float:
     return float((2 * np.abs(first - second) / np.maximum(first + second, _TINY)).mean())
 
 
-def paired_interval(differences: Array, *, seed: int, resamples: int = 1000) -> tuple[float, float, float]:
-    """Mean of paired differences `[rows]` and its 95 % bootstrap interval (percentiles), as mean, low, high.
-
-    Rows are first gathered into at most 1,000 blocks at random: resampling blocks gives the same interval and takes
-    time that does not grow with the rows.
-    """
-    random = np.random.default_rng(seed)
-    blocks = np.array_split(differences[random.permutation(len(differences))], min(1000, len(differences)))
-    sums = np.array([float(block.sum()) for block in blocks])
-    sizes = np.array([len(block) for block in blocks], dtype=np.float64)
-    drawn = random.integers(0, len(blocks), (resamples, len(blocks)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(differences.mean()), float(low), float(high)
+def logit_churn(first: Array, second: Array) -> float:
+    """Mean |logit p1 - logit p2|, predictions kept off 0 and 1 as in log loss: the change in log odds."""
+    (click1, other1), (click2, other2) = _costs(first), _costs(second)
+    return float(np.abs((other1 - click1) - (other2 - click2)).mean())

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ctr import tracking
 from ctr.data import Data, in_order, open_data, weights_of
-from ctr.metrics import chance_calibration_error, evaluate, paired_interval, weighed_log_loss
+from ctr.intervals import paired_interval
+from ctr.metrics import chance_calibration_error, evaluate, weighed_log_loss
 from ctr.runs import find_model, is_run, read_run
 from ctr.scoring import check_same_spec, score_part
 from features.encode import encode_dense, encode_ids

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 
+from ctr.intervals import paired_interval
 from ctr.metrics import (
     Evaluation,
     auc,
@@ -14,7 +15,7 @@ from ctr.metrics import (
     churn,
     evaluate,
     expected_calibration_error,
-    paired_interval,
+    logit_churn,
     relative_churn,
     row_log_loss,
     weighed_log_loss,
@@ -181,6 +182,17 @@ def test_churn_by_hand() -> None:
 def test_relative_churn_by_hand() -> None:
     """2 * 0.2 / 0.8, 2 * 0.1 / 0.5 and 0, on average; two zeros do not differ."""
     assert relative_churn(array(0.5, 0.2, 0.0), array(0.3, 0.3, 0.0)) == pytest.approx((0.5 + 0.4) / 3, rel=1e-12)
+
+
+def test_logit_churn_by_hand() -> None:
+    """Odds of 1/2 and 1, of 1/4 and 1/4, and of 3 and 1/9: ln 2, 0 and ln 27, on average."""
+    found = logit_churn(array(1 / 3, 0.2, 0.75), array(0.5, 0.2, 0.1))
+    assert found == pytest.approx((math.log(2) + math.log(27)) / 3, rel=1e-12)
+
+
+def test_logit_churn_of_certain_predictions_is_finite() -> None:
+    """They are kept 1e-7 off 0 and 1, as in log loss: two logits of 7 ln 10 apart."""
+    assert logit_churn(array(0, 0), array(1, 0)) == pytest.approx(7 * math.log(10), rel=1e-6)
 
 
 def test_churn_of_a_model_with_itself_is_nothing() -> None:

@@ -22,7 +22,8 @@ from ctr.baselines import logistic_regression
 from ctr.compare import true_probabilities
 from ctr.config import load_config
 from ctr.data import Data, in_order, labels_of
-from ctr.metrics import evaluate, paired_interval, row_log_loss
+from ctr.intervals import paired_interval
+from ctr.metrics import evaluate, row_log_loss
 
 # Of LightGBM; which of them, and how many trees, the validation rows decide.
 LEAVES, MOST_TREES, PATIENCE = (63, 255), 2000, 50
