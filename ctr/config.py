@@ -114,6 +114,7 @@ class Train(Strict):
     early_stopping: int = Field(default=2, ge=0)  # evaluations without a better log loss that end a phase at its best
     label_smoothing: Share = 0.0  # how far labels are moved towards the training click rate
     ema: float = Field(default=0.0, ge=0, lt=1)  # decay a step of the average of the weights that is served; 0: none
+    calibration: Literal["none", "isotonic", "platt"] = "none"  # fitted on the validation part, in the served graph
     warm_start: str | None = None  # a run whose weights this one begins with
     restarts: int = Field(default=3, ge=0)  # of a group that died
     max_loss: float = Field(default=10.0, gt=0)  # nats; a step's loss above it ends the run

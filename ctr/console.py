@@ -109,6 +109,9 @@ def groups_progress(title: str) -> Generator[Follow]:
             if event["event"] in ("warning", "note"):
                 progress.console.print(f"group {group}: {event['text']}", markup=False)
                 return
+            if event["event"] == "calibration":
+                progress.console.print(f"group {group}: {_calibration_text(event)}", markup=False)
+                return
             if event["event"] == "exchange":
                 return
             note = notes.setdefault(group, {})
@@ -130,6 +133,14 @@ def groups_progress(title: str) -> Generator[Follow]:
                 plain.tell(f"{title}, group {group}", event["step"], event["steps"], f"{where}, {text}")
 
         yield follow
+
+
+def _calibration_text(event: dict[str, Any]) -> str:
+    changes = [
+        f"{name} {event[f'{key}_before']:.5f} to {event[f'{key}_after']:.5f}"
+        for key, name in (("log_loss", "log loss"), ("ece", "calibration error"))
+    ]
+    return f"{event['method']} calibration on the {event['rows']:,} rows that it was fitted on: {', '.join(changes)}"
 
 
 class _PlainLines:

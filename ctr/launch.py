@@ -85,7 +85,10 @@ def _exchange_of(run: Path, about: dict[str, Any]) -> str:
 
 
 def _result(members: list[dict[str, Any]]) -> dict[str, Any]:
-    """The served member's figures: the one with the least log loss, where there are validation rows to choose by."""
+    """The served member's figures: the one with the least log loss, where there are validation rows to choose by.
+
+    Log loss and AUC are from before calibration; `calibration` has those of both, on the rows that it was fitted on.
+    """
     chosen = (
         min(members, key=lambda member: member["log_loss"])
         if members[0]["evaluated_on"] == "validation"
@@ -102,6 +105,7 @@ def _result(members: list[dict[str, Any]]) -> dict[str, Any]:
         "served_group": chosen["group"],
         "warnings": _warnings(members),
         "members": members,
+        **({"calibration": chosen["calibration"]} if "calibration" in chosen else {}),
     }
 
 
@@ -127,6 +131,12 @@ def _check_fits(data: Data, config: Config) -> None:
         raise BadInput(f"{data.folder} has no labels to train on; prepare a log that has them")
     if training.rows == 0:
         raise BadInput(f"{data.folder} has no training rows; prepare it with a smaller validation and test part")
+    if config.train.calibration != "none" and not 0 < (data.parts["validation"].click_rate or 0) < 1:
+        has = "only one label" if data.parts["validation"].rows else "no rows"
+        raise BadInput(
+            f"train.calibration={config.train.calibration} is fitted on validation rows of both labels, but the "
+            f"validation part of {data.folder} has {has}; prepare it with a larger one or leave train.calibration=none"
+        )
     how = config.codistillation
     if how.exchange_every > how.drop_after:
         raise BadInput(

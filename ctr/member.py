@@ -40,10 +40,10 @@ class Member:
             tracking.log_files(self.run_id, files)
 
     def report(self, kind: str, values: dict[str, Any]) -> None:
-        """Tells of an event; the figures of evaluations and exchanges are logged by step."""
+        """Tells of an event; the figures of evaluations, exchanges and the calibration are logged by step."""
         print(json.dumps({"event": kind, **values}), flush=True)
-        if kind in ("evaluation", "exchange"):
-            left_out = ("step", "rows", "peers_dropped")
+        if kind in ("evaluation", "exchange", "calibration"):
+            left_out = ("step", "rows", "peers_dropped", "method")
             metrics = {name: value for name, value in values.items() if name not in left_out and value is not None}
             tracking.log_metrics(self.run_id, metrics, values["step"])
 

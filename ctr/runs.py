@@ -5,6 +5,7 @@ RUN/run.json               data, digests, status (running, finished, killed, fai
 RUN/exchange/group-G/      snapshots that groups publish
 RUN/group-G/checkpoint/    where a restart goes on from; checkpoint-best/: the phase's best evaluation
 RUN/group-G/model/         the group's SavedModel
+RUN/group-G/calibration.json  the table that its logits go through, with `train.calibration`
 RUN/group-G/worker-W.log   what its processes said
 """
 
@@ -22,6 +23,7 @@ CONFIG_FILE = "config.yaml"
 RUN_ID_FILE = "mlflow_run_id"
 RESULT_FILE = "result.json"
 SCORES_FILE = "scores.parquet"
+CALIBRATION_FILE = "calibration.json"
 
 
 def is_run(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from features.errors import WorkFailed
 
 EVALUATION_BATCH = 8192
 
-# Told what happens: "progress", "evaluation", "exchange", "warning", with the figures.
+# Told what happens: "progress", "evaluation", "exchange", "calibration", "warning", "note", with the figures.
 Report = Callable[[str, dict[str, Any]], None]
 
 

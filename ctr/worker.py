@@ -10,16 +10,19 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ctr.cluster import LOST
 from ctr.config import Config
-from ctr.data import Data
+from ctr.data import Data, Part
 from ctr.locks import try_lock
 from ctr.member import Member
 from ctr.place import Place, find_place, parent_watch
-from ctr.runs import RESULT_FILE, SCORES_FILE, group_folder, member_model
+from ctr.runs import CALIBRATION_FILE, RESULT_FILE, SCORES_FILE, group_folder, member_model
 from features.errors import BadInput
+
+if TYPE_CHECKING:
+    from ctr.calibration import Calibration
 
 # Seeds of groups lie this far apart, so that neighbouring seeds of a run do not share a group's.
 _GROUP_SEEDS = 1000
@@ -29,7 +32,9 @@ _SECONDS_FOR_PREDECESSOR = 60
 def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[str, Any]:
     """Trains this process's share; the chief of a group tracks it in MLflow, exports its SavedModel, returns a result.
 
-    With `score`, the name of a part, the chief also writes its predictions on that part.
+    With `score`, the name of a part, the chief also writes its predictions on that part. All figures and predictions
+    are the model's own, before any calibration, but for those that say otherwise in `calibration`: method, rows, log
+    loss and calibration error before and after, on the validation rows that it was fitted on.
     """
     place = find_place(run)
     _end_on_sigterm()
@@ -106,7 +111,11 @@ def _train(
     member.report("evaluation", {"step": measured["steps"], **figures})
     if score:
         _write_scores(learner, data, score, group_folder(run, place.group) / SCORES_FILE)
-    _export(learner, data, run, config, place, result, figures)
+    calibration = None
+    if config.train.calibration != "none":
+        calibration, result["calibration"] = _calibrate(learner, validation, config.train.calibration)
+        member.report("calibration", {"step": measured["steps"], **result["calibration"]})
+    _export(learner, data, run, config, place, result, figures, calibration)
     if place.workers > 1:
         learner.meet()
     return result
@@ -119,6 +128,11 @@ def _lost_a_worker(error: Exception) -> bool:
 
 
 def _write_scores(learner: Any, data: Data, part: str, path: Path) -> None:
+    """Row numbers, labels and the model's own probabilities, whatever `train.calibration` says.
+
+    Whoever reads them calibrates by itself: the mean of two models is to be calibrated as one, and not of calibrated
+    ones.
+    """
     import numpy as np
     import polars as pl
 
@@ -138,8 +152,28 @@ def _write_scores(learner: Any, data: Data, part: str, path: Path) -> None:
         scores.write_parquet(aside)
 
 
+def _calibrate(
+    learner: Any, validation: Part, method: Literal["isotonic", "platt"]
+) -> tuple["Calibration", dict[str, Any]]:
+    """The calibration of the served model and its figures, both on the validation part."""
+    from ctr.calibration import calibration_figures, fit_calibration
+    from ctr.data import in_order, labels_of, weights_of
+    from ctr.train import EVALUATION_BATCH
+
+    rows = labels_of(validation), learner.predict(in_order(validation, EVALUATION_BATCH)), weights_of(validation)
+    calibration = fit_calibration(method, *rows)
+    return calibration, calibration_figures(calibration, *rows)
+
+
 def _export(
-    learner: Any, data: Data, run: Path, config: Config, place: Place, result: dict[str, Any], figures: dict[str, Any]
+    learner: Any,
+    data: Data,
+    run: Path,
+    config: Config,
+    place: Place,
+    result: dict[str, Any],
+    figures: dict[str, Any],
+    calibration: "Calibration | None",
 ) -> None:
     import shutil
 
@@ -154,17 +188,22 @@ def _export(
         "group": place.group,
         "groups": place.groups,
         "metrics": {result["evaluated_on"]: figures},
+        "calibration": result.get("calibration"),
         "weights": list(model.named_weights()),
         "data": str(data.folder.resolve()),
         "data_digest": data.digest,
         "config": config.model_dump(mode="json"),
     }
+    if calibration:
+        path = group_folder(run, place.group) / CALIBRATION_FILE
+        path.write_text(calibration.to_json() + "\n", encoding="utf-8")
     export(
         lambda ids, dense: model({"ids": ids, "dense": dense}),
         list(model.named_weights().values()),
         data.spec,
         out,
         card,
+        (calibration.x, calibration.y) if calibration else None,
     )
 
 

@@ -6,27 +6,39 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from features.graph import FeatureGraph
 from features.output import appears_whole
 from features.schema import Schema
 from features.spec import FeatureSpec
 from serving.card import CARD_FILE
+from serving.table import interpolate
 
 # What an integer field of a tf.Example that is absent is read as, before it becomes NaN.
 _NO_INTEGER = tf.int64.min
 
 
+# Logits and what they are calibrated to, `[knots]` each: see `serving.table.interpolate`.
+Table = tuple[Sequence[float] | NDArray[Any], Sequence[float] | NDArray[Any]]
+
+
 def export(
-    logits: Callable[[Any, Any], Any], variables: Sequence[Any], spec: FeatureSpec, out: Path, card: dict[str, Any]
+    logits: Callable[[Any, Any], Any],
+    variables: Sequence[Any],
+    spec: FeatureSpec,
+    out: Path,
+    card: dict[str, Any],
+    calibration: Table | None = None,
 ) -> list[str]:
     """Writes the SavedModel folder `out`; returns the names of its signatures.
 
     `logits` maps ids int32 `[batch, fields]` and dense float32 `[batch, numbers]` to logits `[batch, 1]` and reads
-    `variables`. The feature spec and `card` (what the model is: run, metrics, digests) go into its assets. Raises
+    `variables`. With a `calibration` all signatures give the probability of the calibrated logit; the variables stay
+    as they are. The feature spec and `card` (what the model is: run, metrics, digests) go into its assets. Raises
     BadInput if `out` exists.
     """
-    module = _Serving(logits, variables, spec)
+    module = _Serving(logits, variables, spec, calibration)
     signatures = {
         "serving_default": module.from_raw.get_concrete_function(),
         "serialize": module.from_examples.get_concrete_function(),
@@ -45,7 +57,13 @@ def export(
 class _Serving(tf.Module):
     """What is saved: variables and the three functions that read them."""
 
-    def __init__(self, logits: Callable[[Any, Any], Any], variables: Sequence[Any], spec: FeatureSpec):
+    def __init__(
+        self,
+        logits: Callable[[Any, Any], Any],
+        variables: Sequence[Any],
+        spec: FeatureSpec,
+        calibration: Table | None,
+    ):
         super().__init__(name="ctr")
         # Tracked as bare variables, not as Keras layers: whoever loads the SavedModel needs no Keras.
         self.weights = list(variables)
@@ -55,7 +73,10 @@ class _Serving(tf.Module):
         examples = tf.TensorSpec([None], tf.string, "examples")
 
         def probability(ids: Any, dense: Any) -> dict[str, Any]:
-            return {"probability": tf.sigmoid(logits(ids, dense))[:, 0]}
+            logit = logits(ids, dense)[:, 0]
+            if calibration is not None:
+                logit = interpolate(logit, *calibration)
+            return {"probability": tf.cast(tf.sigmoid(logit), tf.float32)}
 
         def from_raw(raw: dict[str, Any]) -> dict[str, Any]:
             return probability(*self.features.encode(raw))
