@@ -27,8 +27,8 @@ _GRID = 256
 class Calibration:
     """A calibrated logit is interpolated linearly in `x`, and beyond its ends is that of the end.
 
-    Both methods share that one rule. Platt's line ends at logits of -16 and 16, where nothing is lost; for
-    isotonic regression the logits beyond are those that no row speaks for.
+    Both methods share that one rule. Platt's line ends at logits of -16 and 16, where nothing is lost; for isotonic
+    regression the logits beyond are those that no row speaks for.
 
     Attributes:
         x: logits `[knots]`, float32, increasing.
