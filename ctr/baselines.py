@@ -15,8 +15,10 @@ _STRENGTHS = (0.01, 0.03, 0.1, 0.3)
 _BATCH = 65_536
 
 
-def logistic_regression(data: Data, part: str, *, seed: int, say: Callable[[str], None]) -> NDArray[np.float64]:
-    """Predictions `[rows]` on a part of scikit-learn's logistic regression on the same ids, one-hot.
+def logistic_regression(
+    data: Data, parts: Sequence[str], *, seed: int, say: Callable[[str], None]
+) -> dict[str, NDArray[np.float64]]:
+    """Predictions `[rows]` on parts of scikit-learn's logistic regression on the same ids, one-hot.
 
     Its strength is the best of four on the validation part. Keeps the training part in memory: about 12 bytes an id.
     """
@@ -38,7 +40,7 @@ def logistic_regression(data: Data, part: str, *, seed: int, say: Callable[[str]
         if loss < least:
             best, least = model, loss
     assert best is not None
-    return best.predict_proba(_one_hot(data.parts[part], data.spec.sizes)[0])[:, 1]
+    return {part: best.predict_proba(_one_hot(data.parts[part], data.spec.sizes)[0])[:, 1] for part in parts}
 
 
 def average(predictions: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

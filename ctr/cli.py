@@ -151,12 +151,13 @@ def train(
     from ctr.config import load_config
     from ctr.console import give, groups_progress, say
     from ctr.data import open_data
-    from ctr.launch import train_run
+    from ctr.launch import interrupt_on_sigterm, train_run
 
     loaded = load_config(config, settings or [])
     opened = open_data(data)
+    interrupt_on_sigterm()
     say(f"starting {loaded.codistillation.groups} groups (TensorFlow takes some seconds to start)")
-    with groups_progress("training") as follow:
+    with groups_progress() as bars, bars.run("training") as follow:
         result = train_run(opened, out, loaded, follow=follow)
     give(result, as_json, title=f"trained {out}")
 
@@ -165,7 +166,8 @@ def train(
 def worker(
     data: Path,
     out: Annotated[Path, typer.Option()],
-    score: Annotated[str | None, typer.Option(help="Also write the predictions on this part.")] = None,
+    score: Annotated[list[str] | None, typer.Option(help="Also write the predictions on this part.")] = None,
+    keep_model: Annotated[bool, typer.Option(help="Whether there is to be a SavedModel.")] = True,
 ) -> None:
     """One training process of a run; its group and place come from the environment."""
     from ctr.config import load_config
@@ -173,7 +175,7 @@ def worker(
     from ctr.runs import CONFIG_FILE
     from ctr.worker import work
 
-    work(open_data(data), out, load_config(out / CONFIG_FILE, []), score=score)
+    work(open_data(data), out, load_config(out / CONFIG_FILE, []), score=score or [], keep_model=keep_model)
 
 
 @app.command()
@@ -202,7 +204,7 @@ def compare(
     truth: Annotated[Path | None, typer.Option(help="True probabilities from `ctr synth`, to compare with.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train and compare arms: logistic regression, single, ensemble, codistilled."""
+    """Search the settings of arms, train them several times and compare them; the same command resumes."""
     from ctr.compare import compare as run_comparison
     from ctr.compare import comparison_rows
     from ctr.config import load_config
@@ -211,7 +213,8 @@ def compare(
 
     more = [f"compare.retrainings={retrainings}"] if retrainings else []
     loaded = load_config(config, [*(settings or []), *more])
-    result = run_comparison(open_data(data), out, loaded, truth=truth, progress=groups_progress, say=say)
+    with groups_progress() as bars:
+        result = run_comparison(open_data(data), out, loaded, truth=truth, bars=bars, say=say)
     columns, rows = comparison_rows(result)
     table(f"comparison {out}, {result['rows']:,} test rows", columns, rows)
     for sentence in result["sentences"]:

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ctr.runs import group_folder
 from features.errors import WorkFailed
@@ -28,13 +28,30 @@ LOST = 75
 Follow = Callable[[int, dict[str, Any]], None]
 
 
+class Running(Protocol):
+    """A process, as far as it is looked after here: `subprocess.Popen`, or a `ctr.forks.Fork`."""
+
+    stdout: Any
+
+    @property
+    def returncode(self) -> int | Any: ...
+    def poll(self) -> int | None: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+# Starts `ctr ARGUMENTS` with an environment; its standard error goes to a log.
+Start = Callable[[Sequence[str], Mapping[str, str], Path], Running]
+
+
 @dataclass(frozen=True)
 class Process:
     """A process of a group that runs."""
 
     group: int
     worker: int
-    popen: "subprocess.Popen[str]"
+    popen: Running
     log: Path
     reader: threading.Thread
 
@@ -73,24 +90,38 @@ def run_groups(
     restarts: int,
     tags: dict[str, str],
     follow: Follow,
+    start: "Start | None" = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> list[int]:
     """Runs `ctr worker ARGUMENTS` for each worker of each group until all have ended well.
 
-    `exchange`: folder or address, of this run alone, where groups exchange snapshots.
+    Args:
+        exchange: folder or address, of this run alone, where groups exchange snapshots.
+        start: how a process is started; by default as a Python of its own.
+        alive: called all the time; what it raises ends the run.
 
     A group of which a process was killed, or lost its fellow workers, is started again from its checkpoint, at most
     `restarts` times; how often each was is returned. Raises WorkFailed with the last words of the first process that
     failed by itself. However it ends, no process is left.
     """
     events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
-    start = partial(
-        _start_group, arguments, run, exchange=exchange, groups=groups, workers=workers, tags=tags, events=events
+    start_group = partial(
+        _start_group,
+        ["worker", *arguments],
+        run,
+        start or start_python,
+        exchange=exchange,
+        groups=groups,
+        workers=workers,
+        tags=tags,
+        events=events,
     )
     running: list[list[Process]] = []
     again = [0] * groups
     try:
-        running += [start(group) for group in range(groups)]
+        running += [start_group(group) for group in range(groups)]
         while True:
+            alive()
             _hand_on(events, follow)
             for group, processes in enumerate(running):
                 failed = _failed(processes)
@@ -104,7 +135,7 @@ def run_groups(
                 text = f"{how}; the group starts again from its checkpoint ({again[group]} of {restarts} times)"
                 follow(group, {"event": "warning", "text": text})
                 end_processes(processes)
-                running[group] = start(group)
+                running[group] = start_group(group)
             if all(process.done for processes in running for process in processes) and events.empty():
                 return again
     finally:
@@ -114,6 +145,7 @@ def run_groups(
 def _start_group(
     arguments: Sequence[str],
     run: Path,
+    start: Start,
     group: int,
     *,
     exchange: str,
@@ -142,21 +174,26 @@ def _start_group(
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1",
         }
         log = folder / f"worker-{worker}.log"
-        with log.open("a") as errors:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "ctr", "worker", *arguments],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                # So that Ctrl-C reaches only the launcher, which ends all groups in good order.
-                start_new_session=True,
-            )
+        popen = start(arguments, environment, log)
         process = Process(group, worker, popen, log, threading.Thread(target=_read, args=(group, popen, events)))
         process.reader.daemon = True
         process.reader.start()
         processes.append(process)
     return processes
+
+
+def start_python(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[str]":
+    """`ctr ARGUMENTS` as a Python of its own."""
+    with log.open("a") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ctr", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            # So that Ctrl-C reaches only the launcher, which ends all groups in good order.
+            start_new_session=True,
+        )
 
 
 def _hand_on(events: "queue.Queue[tuple[int, dict[str, Any]]]", follow: Follow) -> None:
@@ -197,13 +234,12 @@ def end_processes(processes: Sequence[Process]) -> None:
     for process in processes:
         try:
             process.popen.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, TimeoutError):
             process.popen.kill()
             process.popen.wait()
 
 
-def _read(group: int, popen: "subprocess.Popen[str]", events: "queue.Queue[tuple[int, dict[str, Any]]]") -> None:
-    assert popen.stdout is not None
+def _read(group: int, popen: Running, events: "queue.Queue[tuple[int, dict[str, Any]]]") -> None:
     for line in popen.stdout:
         try:
             event = json.loads(line)

@@ -1,5 +1,6 @@
 """All settings: typed, frozen, read from YAML and `key=value`, with the default of each."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -125,9 +126,12 @@ class Compare(Strict):
 
     arms: tuple[Arm, ...] = Field(default=("logistic", "single", "ensemble", "codistilled"), min_length=1)
     retrainings: int = Field(default=3, ge=1)
+    trials: int = Field(default=8, ge=0)  # of each arm's search of its own settings; 0: all have those given
     ensemble: int = Field(default=2, ge=2, le=16)  # models in it, and teachers of the distilled one
     ema: float = Field(default=0.999, gt=0, lt=1)  # train.ema of single_ema
     label_smoothing: float = Field(default=0.05, gt=0, lt=1)  # train.label_smoothing of label_smoothing
+    segments: tuple[str, ...] = ()  # fields, or "time", by whose values figures are given too
+    gauc: str | None = None  # the field within whose values clicks are ranked for GAUC
 
 
 class Gate(Strict):
@@ -172,6 +176,14 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
             raise BadInput(f"'{override}' is no key=value; write it as train.epochs=3")
         _set(values, key.split("."), _value(text, override), override)
     return parse(Config, values, "command line" if path is None else f"{path} and command line")
+
+
+def with_settings(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The configuration with other values of keys such as `train.epochs`. Raises BadInput as `load_config` does."""
+    values = config.model_dump(mode="json")
+    for key, value in changes.items():
+        _set(values, key.split("."), value, key)
+    return parse(Config, values, "settings")
 
 
 def schema_of(wanted: Features) -> "Schema":

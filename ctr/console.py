@@ -98,41 +98,64 @@ def rows_progress() -> Generator[Told]:
 
 
 @contextmanager
-def groups_progress(title: str) -> Generator[Follow]:
-    """A bar a group, fed with the events of `ctr.worker`; yields what to call."""
-    plain = _PlainLines()
+def groups_progress() -> Generator["Bars"]:
+    """Bars of groups in training; several runs may have theirs at a time."""
     with _progress() as progress:
+        yield Bars(progress, _PlainLines())
+
+
+class Bars:
+    """A bar a group, and one for the whole of what many runs have to do."""
+
+    def __init__(self, progress: Progress, plain: "_PlainLines"):
+        self._progress, self._plain = progress, plain
+        self._whole: Any = None
+
+    def expect(self, title: str, steps: int) -> None:
+        """A bar for all the steps that are still to come; a shorter or longer way is said by saying it again."""
+        if self._whole is None:
+            self._whole = self._progress.add_task(title, total=steps, rate="", note="")
+        self._progress.update(self._whole, total=steps)
+
+    def advance(self, steps: int, note: str) -> None:
+        """So many of those steps are done, or need not be done."""
+        self._progress.update(self._whole, advance=steps, note=note)
+        task = self._progress.tasks[self._whole]
+        self._plain.tell(task.description, int(task.completed), int(task.total or 0), note)
+
+    @contextmanager
+    def run(self, title: str) -> Generator[Follow]:
+        """Bars of a run's groups, as long as it lasts; yields what to call with the events of `ctr.worker`."""
         tasks: dict[int, Any] = {}
         notes: dict[int, dict[str, str]] = {}
 
         def follow(group: int, event: dict[str, Any]) -> None:
-            if event["event"] in ("warning", "note"):
-                progress.console.print(f"group {group}: {event['text']}", markup=False)
+            kind, name = event["event"], f"{title}, group {group}"
+            if kind in ("warning", "note"):
+                self._progress.console.print(f"{name}: {event['text']}", markup=False)
                 return
-            if event["event"] == "calibration":
-                progress.console.print(f"group {group}: {_calibration_text(event)}", markup=False)
-                return
-            if event["event"] == "exchange":
+            if kind == "calibration":
+                self._progress.console.print(f"{name}: {_calibration_text(event)}", markup=False)
                 return
             note = notes.setdefault(group, {})
-            if event["event"] == "evaluation":
+            if kind == "evaluation":
                 note["log loss"] = f"{event['log_loss'] if event['log_loss'] is not None else math.nan:.5f}"
-            else:
-                note["loss"] = f"{event['loss']:.4f}"
-                if event["staleness"] is not None:
-                    note["peer steps behind"] = str(event["staleness"])
-                if group not in tasks:
-                    tasks[group] = progress.add_task(f"{title}, group {group}", total=event["steps"], rate="", note="")
-                rate = f"{event['examples_per_second']:,.0f} rows/s"
-                progress.update(tasks[group], completed=event["step"], rate=rate)
+            if kind != "progress":
+                return
+            note["loss"] = f"{event['loss']:.4f}"
+            if event["staleness"] is not None:
+                note["peer steps behind"] = str(event["staleness"])
+            rate = f"{event['examples_per_second']:,.0f} rows/s"
             text = ", ".join(f"{key} {value}" for key, value in note.items())
-            if group in tasks:
-                progress.update(tasks[group], note=text)
-            if event["event"] == "progress":
-                where = f"step {event['step']} of {event['steps']}, {event['examples_per_second']:,.0f} rows/s"
-                plain.tell(f"{title}, group {group}", event["step"], event["steps"], f"{where}, {text}")
+            if group not in tasks:
+                tasks[group] = self._progress.add_task(name, total=event["steps"], rate="", note="")
+            self._progress.update(tasks[group], completed=event["step"], rate=rate, note=text)
+            where = f"step {event['step']} of {event['steps']}, {rate}"
+            self._plain.tell(name, event["step"], event["steps"], f"{where}, {text}")
 
         yield follow
+        for task in tasks.values():
+            self._progress.remove_task(task)
 
 
 def _calibration_text(event: dict[str, Any]) -> str:

@@ -4,10 +4,11 @@ import json
 import os
 import signal
 import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ctr.cluster import Follow, run_groups
+from ctr.cluster import Follow, Start, run_groups, start_python
 from ctr.config import Config, dump_config
 from ctr.data import Data
 from ctr.locks import try_lock
@@ -30,10 +31,18 @@ def train_run(
     config: Config,
     *,
     follow: Follow,
-    score: str | None = None,
+    score: Sequence[str] = (),
+    keep_model: bool = True,
     tags: dict[str, str] | None = None,
+    start: Start = start_python,
+    alive: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Trains all groups of a run and returns its result; a run that was stopped goes on where it was.
+
+    Args:
+        score: parts on which each group writes its predictions (`ctr.runs.scores_file`).
+        keep_model: whether each group exports its SavedModel.
+        start, alive: as for `ctr.cluster.run_groups`.
 
     Raises BadInput if `run` is finished, under way, made with other settings or other data, or no run at all.
     Raises WorkFailed if a group fails; KeyboardInterrupt passes through after every group has ended. Either way the
@@ -46,9 +55,9 @@ def train_run(
 
     tracking.client()
     about, lock = _open_run(data, run, config)
-    arguments = [str(data.folder), "--out", str(run), *(["--score", score] if score else [])]
+    arguments = [str(data.folder), "--out", str(run), *(word for part in score for word in ("--score", part))]
+    arguments += [] if keep_model else ["--no-keep-model"]
     status = "failed"
-    interrupt_on_sigterm()
     try:
         again = run_groups(
             arguments,
@@ -59,6 +68,8 @@ def train_run(
             restarts=config.train.restarts,
             tags=tags or {},
             follow=follow,
+            start=start,
+            alive=alive,
         )
         status = "finished"
     except KeyboardInterrupt:

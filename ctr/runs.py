@@ -22,7 +22,6 @@ CONFIG_FILE = "config.yaml"
 # Of each group:
 RUN_ID_FILE = "mlflow_run_id"
 RESULT_FILE = "result.json"
-SCORES_FILE = "scores.parquet"
 CALIBRATION_FILE = "calibration.json"
 
 
@@ -49,6 +48,11 @@ def write_run(folder: Path, about: dict[str, Any]) -> None:
 def group_folder(run: Path, group: int) -> Path:
     """Where a group keeps what is its own."""
     return run / f"group-{group}"
+
+
+def scores_file(run: Path, group: int, part: str) -> Path:
+    """Where a group's predictions on a part are, if they were asked for: columns `row`, `label`, `probability`."""
+    return group_folder(run, group) / f"scores-{part}.parquet"
 
 
 def member_model(run: Path, group: int) -> Path:

@@ -2,9 +2,10 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import mlflow
 import mlflow.artifacts
 import mlflow.models
 import mlflow.pyfunc
-from mlflow.entities import Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -89,6 +90,76 @@ def log_files(run_id: str, files: Mapping[str, Path]) -> None:
     with _mlflow_errors("log artifacts"):
         for folder, path in files.items():
             client().log_artifact(run_id, str(path), folder or None)
+
+
+def log_curve(run_id: str, name: str, points: Sequence[tuple[int, float]]) -> None:
+    """Logs a metric's values by step."""
+    import time
+
+    now = int(time.time() * 1000)
+    with _mlflow_errors("log metrics"):
+        client().log_batch(run_id, metrics=[Metric(name, value, now, step) for step, value in points])
+
+
+def curve(run_id: str, name: str) -> list[tuple[int, float]]:
+    """A metric's values by step; none where the run is in another store."""
+    try:
+        history = client().get_metric_history(run_id, name)
+    except MlflowException:
+        return []
+    # A run that was stopped and resumed logs some steps twice.
+    return sorted({point.step: point.value for point in history}.items())
+
+
+def log_text(run_id: str, text: str, path: str) -> None:
+    """Logs a text as an artifact, such as a page or a picture in SVG."""
+    with _mlflow_errors("log an artifact"):
+        client().log_text(run_id, text, path)
+
+
+def log_table(run_id: str, columns: Mapping[str, Sequence[Any]], path: str) -> None:
+    """Logs a table, by column, which MLflow's UI shows and compares between runs."""
+    with _mlflow_errors("log a table"):
+        client().log_table(run_id, {name: list(values) for name, values in columns.items()}, path)
+
+
+def log_datasets(run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
+    """Links a run to the data it used: of each `name`, `digest`, `source` (a folder), `context`, `profile` (JSON)."""
+    inputs = [
+        DatasetInput(
+            Dataset(each["name"], each["digest"], "local", json.dumps({"uri": each["source"]}), None, each["profile"]),
+            [InputTag("mlflow.data.context", each["context"])],
+        )
+        for each in datasets
+    ]
+    with _mlflow_errors("log datasets"):
+        client().log_inputs(run_id, inputs)
+
+
+def log_model(
+    run_id: str, name: str, *, folder: Path, params: Mapping[str, str], metrics: Mapping[str, float | None], data: str
+) -> str:
+    """Lists a SavedModel among the experiment's models, with figures on the dataset `name@digest`; returns its id.
+
+    It stays where it is: `ctr promote` copies the one that is registered.
+    """
+    import time
+
+    now, (dataset, _, digest) = int(time.time() * 1000), data.partition("@")
+    with _mlflow_errors("log a model"):
+        made = client()
+        experiment = made.get_run(run_id).info.experiment_id
+        tags = {"path": str(folder), "mlflow.model.isExternal": "true"}
+        model = made.create_logged_model(experiment, name, run_id, tags, dict(params), "wide_and_deep")
+        made.finalize_logged_model(model.model_id, "READY")
+        made.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+        entries = [
+            Metric(key, float(value), now, 0, model.model_id, dataset, digest)
+            for key, value in metrics.items()
+            if value is not None
+        ]
+        made.log_batch(run_id, metrics=entries)
+    return model.model_id
 
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:

@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +20,7 @@ from ctr.data import Data, Part
 from ctr.locks import try_lock
 from ctr.member import Member
 from ctr.place import Place, find_place, parent_watch
-from ctr.runs import CALIBRATION_FILE, RESULT_FILE, SCORES_FILE, group_folder, member_model
+from ctr.runs import CALIBRATION_FILE, RESULT_FILE, group_folder, member_model, scores_file
 from features.errors import BadInput
 
 if TYPE_CHECKING:
@@ -27,15 +29,22 @@ if TYPE_CHECKING:
 # Seeds of groups lie this far apart, so that neighbouring seeds of a run do not share a group's.
 _GROUP_SEEDS = 1000
 _SECONDS_FOR_PREDECESSOR = 60
+# The weights with a row for each id.
+_TABLES = ("table", "wide")
 
 
-def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[str, Any]:
+def work(data: Data, run: Path, config: Config, *, score: Sequence[str], keep_model: bool) -> dict[str, Any]:
     """Trains this process's share; the chief of a group tracks it in MLflow, exports its SavedModel, returns a result.
 
-    With `score`, the name of a part, the chief also writes its predictions on that part. All figures and predictions
-    are the model's own, before any calibration, but for those that say otherwise in `calibration`: method, rows, log
-    loss and calibration error before and after, on the validation rows that it was fitted on.
+    Args:
+        score: parts on which the chief also writes its predictions.
+        keep_model: whether there is to be a SavedModel; of a trial of a search only the figures are wanted.
+
+    All figures and predictions are the model's own, before any calibration, but for those that say otherwise in
+    `calibration`: method, rows, log loss and calibration error before and after, on the validation rows that it was
+    fitted on.
     """
+    began = time.monotonic()
     place = find_place(run)
     _end_on_sigterm()
     folder = group_folder(run, place.group)
@@ -46,7 +55,7 @@ def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[st
         raise BadInput(f"another process trains worker {place.worker} of {folder}; end it first")
     member = Member(data, run, config, place) if place.chief else None
     try:
-        result = _train(data, run, config, place, score, member)
+        result = _train(data, run, config, place, score, keep_model, member)
     except Exception as error:
         if place.workers > 1 and _lost_a_worker(error):
             print(f"error: another worker of the group is gone: {error}".splitlines()[0], file=sys.stderr, flush=True)
@@ -55,6 +64,8 @@ def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[st
         if member:
             member.end("FAILED")
         raise
+    # Its own time: what a run that was resumed had taken before is not in it.
+    result |= {"seconds": time.monotonic() - began, "core_seconds": time.process_time()}
     if member:
         (folder / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
         member.end("FINISHED")
@@ -62,7 +73,13 @@ def work(data: Data, run: Path, config: Config, *, score: str | None) -> dict[st
 
 
 def _train(
-    data: Data, run: Path, config: Config, place: Place, score: str | None, member: Member | None
+    data: Data,
+    run: Path,
+    config: Config,
+    place: Place,
+    score: Sequence[str],
+    keep_model: bool,
+    member: Member | None,
 ) -> dict[str, Any]:
     import tensorflow as tf
     import tf_keras
@@ -99,23 +116,28 @@ def _train(
         learner.meet()
         return {"group": place.group, **measured}
     evaluated = next(part for part in (validation, data.parts["test"], data.parts["train"]) if part.rows)
+    began = time.monotonic()
     figures = evaluate_part(learner, evaluated).as_dict()
+    scoring = time.monotonic() - began
     result = {
         "group": place.group,
         "run_id": member.run_id,
         "evaluated_on": evaluated.name,
         "log_loss": figures["log_loss"],
         "auc": figures["auc"],
+        "microseconds_per_row": 1e6 * scoring / evaluated.rows,
+        "table_bytes": sum(4 * int(learner.served.named_weights()[name].shape.num_elements()) for name in _TABLES),
         **measured,
     }
     member.report("evaluation", {"step": measured["steps"], **figures})
-    if score:
-        _write_scores(learner, data, score, group_folder(run, place.group) / SCORES_FILE)
+    for part in score:
+        _write_scores(learner, data, part, scores_file(run, place.group, part))
     calibration = None
     if config.train.calibration != "none":
         calibration, result["calibration"] = _calibrate(learner, validation, config.train.calibration)
         member.report("calibration", {"step": measured["steps"], **result["calibration"]})
-    _export(learner, data, run, config, place, result, figures, calibration)
+    if keep_model:
+        _export(learner, data, run, config, place, result, figures, calibration)
     if place.workers > 1:
         learner.meet()
     return result

@@ -75,8 +75,8 @@ def main() -> None:
             "codistilled, default configuration": lambda: served_scores(data, folder / "run", config),
             "LightGBM": lambda: boosted(data, given.seed),
             "logistic regression": lambda: logistic_regression(
-                data, "test", seed=given.seed, say=lambda text: print(text, file=sys.stderr)
-            ),
+                data, ["test"], seed=given.seed, say=lambda text: print(text, file=sys.stderr)
+            )["test"],
             "true probabilities": lambda: true_probabilities(truth, data),
         }
         scores: dict[str, NDArray[np.float64]] = {}

@@ -13,7 +13,6 @@ import os
 import secrets
 import sys
 import tempfile
-from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from shared import click_log, quiet_tracking
 
-from ctr.compare import train_arms, true_probabilities
+from ctr.arm_runs import ArmRuns
+from ctr.compare import true_probabilities
 from ctr.config import load_config
-from ctr.console import groups_progress
+from ctr.console import groups_progress, say
 from ctr.metrics import churn
 
 ARMS = ["single", "ensemble", "codistilled", "label_smoothing", "single_ema"]
@@ -41,30 +41,34 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=250_000)
     parser.add_argument("--retrainings", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=0, help="of each arm's search; 0: one setting for all")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--arms", nargs="*", default=ARMS)
     parser.add_argument("settings", nargs="*", help="key=value, for all arms")
     given = parser.parse_args()
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
-    found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         quiet_tracking(folder)
         data, truth_file = click_log(folder, rows=given.rows, seed=seed)
-        arms = f"compare.arms=[{','.join(given.arms)}]"
-        config = load_config(None, [f"train.seed={seed}", arms, *given.settings])
+        how = [f"compare.arms=[{','.join(given.arms)}]", f"compare.retrainings={given.retrainings}"]
+        config = load_config(None, [f"train.seed={seed}", f"compare.trials={given.trials}", *how, *given.settings])
         (folder / "claim").mkdir()
-        for retraining in range(given.retrainings):
-            predicted = train_arms(data, folder / "claim", config, retraining, groups_progress, print)
-            for arm, scores in predicted.items():
-                found[arm].append(scores)
+        with groups_progress() as bars:
+            runs = ArmRuns(data, folder / "claim", config, ["test"], bars)
+            best = runs.search()
+            trained = runs.train(best, say)
+        found = {arm: [one.predictions["test"] for one in each] for arm, each in trained.items()}
         truth = true_probabilities(truth_file, data)
         best = expected_log_loss(truth, truth)
+        settings = {kind: each.settings for kind, each in best.items()}
         losses = {arm: np.array([expected_log_loss(truth, p) for p in each]) for arm, each in found.items()}
     print(
         f"{given.rows:,} rows, {len(truth):,} test rows, {given.retrainings} retrainings, seed {seed}, "
         f"{os.cpu_count()} cores{''.join(f', {each}' for each in given.settings)}; the truth itself: {best:.5f}"
     )
+    for kind, each in settings.items():
+        print(f"best of {given.trials} for {kind}: {', '.join(f'{key} {value:.4g}' for key, value in each.items())}")
     churns = {arm: float(np.mean([churn(a, b) for a, b in pairwise(each)])) for arm, each in found.items()}
     print(f"{'':<16} {'log loss':>9}  {'minus single (s.e.)':<20} {'churn':>7} {'of single':>10}")
     for arm, loss in losses.items():

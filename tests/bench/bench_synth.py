@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from ctr.metrics import evaluate
-from ctr.runs import SCORES_FILE, group_folder, read_run
+from ctr.runs import read_run, scores_file
 from features.synthetic import synth
 
 _GENERATE = """
@@ -85,7 +85,7 @@ def difficulty(folder: Path, rows: int, seed: int, *, passes: int, interactions:
     _ctr(folder, "prepare", "log.tsv", "--out", "data")
     by_pass = [_trained(folder, count) for count in range(1, passes + 1)]
     best = int(np.argmin([after["validation_log_loss"] for after in by_pass]))
-    arms = ["compare.arms=[logistic]", "compare.retrainings=1"]
+    arms = ["compare.arms=[logistic]", "compare.retrainings=1", "compare.trials=0"]
     compared = _ctr(folder, "compare", "data", "--out", "logistic", "--truth", "truth.parquet", *arms)["arms"]
     return {
         "click_rate": made["click_rate"],
@@ -99,10 +99,16 @@ def difficulty(folder: Path, rows: int, seed: int, *, passes: int, interactions:
 def _trained(folder: Path, passes: int) -> dict[str, float]:
     """Two singles after so many passes, the means of both, and their average."""
     name = f"after-{passes}"
-    settings = [*_SETTINGS, f"train.epochs={passes}", "compare.arms=[single,ensemble]", "compare.retrainings=1"]
+    settings = [
+        *_SETTINGS,
+        f"train.epochs={passes}",
+        "compare.arms=[single,ensemble]",
+        "compare.retrainings=1",
+        "compare.trials=0",
+    ]
     _ctr(folder, "compare", "data", "--out", name, *settings)
     run = folder / name / "singles-0"
-    scores = [pl.read_parquet(group_folder(run, group) / SCORES_FILE) for group in range(2)]
+    scores = [pl.read_parquet(scores_file(run, group, "test")) for group in range(2)]
     labels = scores[0]["label"].cast(pl.Float64).to_numpy()
     members = [frame["probability"].to_numpy() for frame in scores]
     singles, average = [evaluate(labels, each) for each in members], evaluate(labels, np.mean(members, axis=0))

@@ -13,7 +13,7 @@ from ctr.config import Config
 from ctr.console import groups_progress
 from ctr.data import Data, open_data
 from ctr.launch import train_run
-from ctr.runs import SCORES_FILE, group_folder
+from ctr.runs import scores_file
 
 
 def quiet_tracking(folder: Path) -> None:
@@ -31,9 +31,9 @@ def click_log(folder: Path, *, rows: int, seed: int) -> tuple[Data, Path]:
 
 def served_scores(data: Data, run: Path, config: Config) -> NDArray[np.float64]:
     """Trains a run; the probabilities `[rows]` of the test part by the group that serves."""
-    with groups_progress(run.name) as follow:
-        result = train_run(data, run, config, follow=follow, score="test")
-    return pl.read_parquet(group_folder(run, result["served_group"]) / SCORES_FILE)["probability"].to_numpy()
+    with groups_progress() as bars, bars.run(run.name) as follow:
+        result = train_run(data, run, config, follow=follow, score=["test"])
+    return pl.read_parquet(scores_file(run, result["served_group"], "test"))["probability"].to_numpy()
 
 
 def _ctr(*words: str) -> None:
