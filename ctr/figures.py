@@ -114,7 +114,7 @@ def segment_figures(
     for name, (codes, meaning) in segments.items():
         for code, one in evaluate_segments(labels, predictions[0], weights, codes)[:_MOST_SEGMENTS]:
             figures = {key: getattr(one, key) for key in ("rows", "log_loss", "normalized_entropy", "auc")}
-            clean = {key: None if value != value else value for key, value in figures.items()}
+            clean = {key: None if np.isnan(value) else value for key, value in figures.items()}
             found[f"{name} {meaning.get(code, f'bucket {code}')}"] = clean
     return found
 
@@ -124,7 +124,7 @@ def mean_gauc(
 ) -> float | None:
     """The arm's AUC within the values of a field, mean over retrainings; None where no value has both labels."""
     found = [gauc(labels, scores, codes, weights).gauc for scores in predictions]
-    return None if any(one != one for one in found) else float(np.mean(found))
+    return None if np.isnan(found).any() else float(np.mean(found))
 
 
 def costs(trained: Sequence[Trained]) -> dict[str, float | None]:

@@ -37,7 +37,7 @@ def refuse_seen_rows(data: Data) -> None:
         if tell_apart and seen > _SEEN:
             raise BadInput(
                 f"{seen:.0%} of the {name} rows of {data.folder} are, value for value, among its training rows: what "
-                "is learned by heart would count as skill; take out the rows that the log holds twice and prepare it anew"
+                "is learned by heart would count as skill; take the log's double rows out and prepare it anew"
             )
 
 
