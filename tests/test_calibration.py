@@ -21,7 +21,7 @@ from ctr.calibration import Calibration, calibration_figures, fit_calibration
 from ctr.config import load_config
 from ctr.data import in_order, open_data
 from ctr.metrics import auc, chance_calibration_error, evaluate, expected_calibration_error
-from ctr.runs import CALIBRATION_FILE, SCORES_FILE, group_folder, member_model
+from ctr.runs import CALIBRATION_FILE, group_folder, member_model, scores_file
 from ctr.warm import champion_model, warm_start
 from features.errors import BadInput
 from serving.export import export
@@ -347,7 +347,7 @@ def test_people_are_told(isotonic: Trained, platt: Trained) -> None:
 
 @pytest.mark.processes
 def test_scores_are_the_models_own(platt: Trained) -> None:
-    scores = pl.read_parquet(group_folder(platt.run, 0) / SCORES_FILE)
+    scores = pl.read_parquet(scores_file(platt.run, 0, "validation"))
     found = evaluate(scores["label"].to_numpy().astype(np.float64), scores["probability"].to_numpy())
     assert found.log_loss == platt.result["calibration"]["log_loss_before"]
 

@@ -12,15 +12,17 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 pytestmark = pytest.mark.processes
 
+# Of a comparison that was begun: two retrainings of all arms with the same settings.
+SAME = ["compare.trials=0", "--retrainings", "2", "--truth", "truth.parquet", "--json"]
+
 
 @pytest.fixture(scope="module")
 def compared(project: Project) -> dict[str, Any]:
-    arguments = ["--retrainings", "2", "--truth", "truth.parquet", "--json"]
-    return project.ctr("compare", "data", "--out", "comparison", *tiny(), *arguments, timeout=600).result
+    return project.ctr("compare", "data", "--out", "comparison", *tiny(), *SAME, timeout=600).result
 
 
 def scores(project: Project, run: str, group: int) -> tuple[np.ndarray, np.ndarray]:
-    frame = pl.read_parquet(project.folder / "comparison" / run / f"group-{group}" / "scores.parquet")
+    frame = pl.read_parquet(project.folder / "comparison" / run / f"group-{group}" / "scores-test.parquet")
     return frame["label"].to_numpy(), frame["probability"].to_numpy()
 
 
@@ -34,7 +36,8 @@ def test_every_arm_is_reported_with_its_interval_and_churn(compared: dict[str, A
     trained = {arm: about["log_loss"]["mean"] for arm, about in compared["arms"].items() if arm != "truth"}
     assert compared["winner"] == min(trained, key=lambda arm: trained[arm])
     assert compared["arms"]["truth"]["log_loss"]["mean"] < min(trained.values())
-    assert len(compared["sentences"]) == 6
+    assert len(compared["differences"]) == 6
+    assert compared["sentences"][:6] == [each["sentence"] for each in compared["differences"]]
     assert all(sentence.startswith(f"{compared['winner']} is better than ") for sentence in compared["sentences"][:3])
 
 
@@ -63,8 +66,8 @@ def test_churn_of_codistilled_is_between_served_members_of_two_retrainings(
 
 def test_logistic_regression_is_scikit_learns_on_the_same_rows(project: Project, compared: dict[str, Any]) -> None:
     labels, _ = scores(project, "singles-0", 0)
-    found = [np.load(project.folder / "comparison" / f"logistic-{retraining}.npy") for retraining in (0, 1)]
-    expected = np.mean([log_loss(labels, p) for p in found])
+    found = np.load(project.folder / "comparison" / "logistic-test.npy")
+    expected = log_loss(labels, found)
     assert compared["arms"]["logistic"]["log_loss"]["mean"] == pytest.approx(expected)
     # Nothing in it is random.
     assert compared["arms"]["logistic"]["churn"] == 0
@@ -97,38 +100,80 @@ def test_each_arm_and_retraining_is_a_top_level_run(project: Project, compared: 
 def test_finished_comparison_is_left_alone_and_an_unfinished_one_goes_on(
     project: Project, compared: dict[str, Any]
 ) -> None:
-    arguments = ["--retrainings", "2", "--truth", "truth.parquet", "--json"]
-    again = project.ctr("compare", "data", "--out", "comparison", *tiny(), *arguments)
+    again = project.ctr("compare", "data", "--out", "comparison", *tiny(), *SAME)
     assert again.code == 2
     assert "is finished already" in again.error
     # As if it had been stopped just before its end: nothing is trained again, and the result is the same.
     (project.folder / "comparison" / "comparison.json").unlink()
-    resumed = project.ctr("compare", "data", "--out", "comparison", *tiny(), *arguments)
+    resumed = project.ctr("compare", "data", "--out", "comparison", *tiny(), *SAME)
     assert "step" not in resumed.err
     assert resumed.result["arms"] == compared["arms"]
-    other = project.ctr("compare", "data", "--out", "comparison", *tiny(train__epochs="3"))
+    other = project.ctr("compare", "data", "--out", "comparison", *tiny(train__epochs="3"), *SAME)
     assert other.code == 2
 
 
 def test_rival_arms_are_runs_of_their_own_and_the_distilled_one_learns_from_the_singles(project: Project) -> None:
     arms = ["single", "single_wide", "single_ema", "label_smoothing", "ensemble", "distilled"]
-    settings = [*tiny(codistillation__weight="5"), f"compare.arms=[{','.join(arms)}]", "compare.retrainings=1"]
+    settings = [
+        *tiny(codistillation__weight="5"),
+        f"compare.arms=[{','.join(arms)}]",
+        "compare.retrainings=1",
+        "compare.trials=0",
+    ]
     settings += ["compare.ema=0.9", "compare.label_smoothing=0.5"]
     compared = project.ctr("compare", "data", "--out", "rivals", *settings, "--json", timeout=600).result
     assert list(compared["arms"]) == arms
     found = {}
     for run in ("singles", "single_wide", "single_ema", "label_smoothing", "distilled"):
-        frame = pl.read_parquet(project.folder / "rivals" / f"{run}-0" / "group-0" / "scores.parquet")
+        frame = pl.read_parquet(project.folder / "rivals" / f"{run}-0" / "group-0" / "scores-test.parquet")
         found[run] = frame["probability"].to_numpy()
         labels = frame["label"].to_numpy()
         arm = "single" if run == "singles" else run
         assert compared["arms"][arm]["log_loss"]["mean"] == pytest.approx(log_loss(labels, found[run]))
         config = (project.folder / "rivals" / f"{run}-0" / "config.yaml").read_text()
         assert ("champion: null" in config) == (run != "distilled")
-    other = pl.read_parquet(project.folder / "rivals" / "singles-0" / "group-1" / "scores.parquet")
+    other = pl.read_parquet(project.folder / "rivals" / "singles-0" / "group-1" / "scores-test.parquet")
     average = (found["singles"] + other["probability"].to_numpy()) / 2
     # The student comes closer to its teachers' mean than any model that learned from labels alone.
     distance = {run: float(np.abs(each - average).mean()) for run, each in found.items()}
     assert distance["distilled"] < min(distance["single_wide"], distance["label_smoothing"], distance["single_ema"])
     # Labels moved half-way to the click rate make predictions vary less.
     assert found["label_smoothing"].std() < 0.8 * found["singles"].std()
+
+
+def test_each_arm_searches_its_own_settings_and_a_search_that_was_stopped_goes_on(project: Project) -> None:
+    settings = [*tiny(), "compare.arms=[single,codistilled]", "compare.retrainings=1", "compare.trials=3"]
+    settings += ["compare.segments=[time,C9]", "compare.gauc=C9"]
+    compared = project.ctr("compare", "data", "--out", "searched", *settings, "--json", timeout=600)
+    assert "is not surely better than" in compared.err or "is better than" in compared.err
+    result = compared.result
+    for arm, kind in (("single", "singles"), ("codistilled", "codistilled")):
+        best = result["arms"][arm]["search"]
+        tried = []
+        for number in range(3):
+            run = json.loads((project.folder / "searched" / "search" / f"{kind}-{number}" / "run.json").read_text())
+            tried.append(np.mean([member["log_loss"] for member in run["result"]["members"]]))
+        assert best["log_loss"] == pytest.approx(min(tried))
+        config = (project.folder / "searched" / f"{kind}-0" / "config.yaml").read_text()
+        assert f"learning_rate: {best['settings']['optimizer.learning_rate']}" in config
+        assert sum(one["rows"] for name, one in result["arms"][arm]["segments"].items() if name[:4] == "time") == 400
+        assert 0 < result["arms"][arm]["gauc"] < 1
+        assert result["arms"][arm]["costs"]["core_seconds"] > 0
+        assert set(result["arms"][arm]["calibration"]) == {"isotonic", "platt"}
+    # As if it had been stopped in the search: what was told of trials is kept, and nothing is trained again.
+    (project.folder / "searched" / "comparison.json").unlink()
+    again = project.ctr("compare", "data", "--out", "searched", *settings, "--json", timeout=600)
+    assert again.result["arms"].keys() == result["arms"].keys()
+    assert again.result["arms"]["single"]["search"] == result["arms"]["single"]["search"]
+    assert "step" not in again.err
+
+
+def test_rows_that_are_held_out_and_trained_on_are_refused(project: Project) -> None:
+    """The same log twice in one: the last rows, value for value, were among the first."""
+    log = (project.folder / "log.tsv").read_text()
+    (project.folder / "twice.tsv").write_text(log + log)
+    project.ctr("prepare", "twice.tsv", "--out", "twice", "--set", "features.buckets=4096", "--json").result
+    refused = project.ctr("compare", "twice", "--out", "of-twice", *tiny(), "compare.trials=0")
+    assert refused.code == 2
+    assert "100% of the validation rows of twice are, value for value, among its training rows" in refused.error
+    assert not (project.folder / "of-twice").exists()

@@ -56,19 +56,19 @@ def main() -> None:
         (folder / "claim").mkdir()
         with groups_progress() as bars:
             runs = ArmRuns(data, folder / "claim", config, ["test"], bars)
-            best = runs.search()
-            trained = runs.train(best, say)
+            chosen = runs.search()
+            trained = runs.train(chosen, say)
         found = {arm: [one.predictions["test"] for one in each] for arm, each in trained.items()}
         truth = true_probabilities(truth_file, data)
         best = expected_log_loss(truth, truth)
-        settings = {kind: each.settings for kind, each in best.items()}
         losses = {arm: np.array([expected_log_loss(truth, p) for p in each]) for arm, each in found.items()}
     print(
         f"{given.rows:,} rows, {len(truth):,} test rows, {given.retrainings} retrainings, seed {seed}, "
         f"{os.cpu_count()} cores{''.join(f', {each}' for each in given.settings)}; the truth itself: {best:.5f}"
     )
-    for kind, each in settings.items():
-        print(f"best of {given.trials} for {kind}: {', '.join(f'{key} {value:.4g}' for key, value in each.items())}")
+    for kind, one in chosen.items():
+        values = ", ".join(f"{key} {value:.4g}" for key, value in one.settings.items())
+        print(f"best of {given.trials} for {kind}: {values}; validation {one.log_loss:.5f}")
     churns = {arm: float(np.mean([churn(a, b) for a, b in pairwise(each)])) for arm, each in found.items()}
     print(f"{'':<16} {'log loss':>9}  {'minus single (s.e.)':<20} {'churn':>7} {'of single':>10}")
     for arm, loss in losses.items():
