@@ -1,6 +1,7 @@
 """Each arm's own best settings: a small search by log loss on the validation part, with Optuna (Akiba et al. 2019)."""
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ _AT_RANDOM = 4
 Settings = dict[str, Any]
 
 optuna.logging.set_verbosity(logging.WARNING)
+# It warns that two of the sampler's arguments may change; its version is pinned.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,17 @@
 """The comparison, trained for real on few rows."""
 
 import json
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Project, tiny
+from conftest import Project, Start, tiny
 from mlflow.tracking import MlflowClient
+from runs import children, wait_for
 from sklearn.metrics import log_loss, roc_auc_score
 
 pytestmark = pytest.mark.processes
@@ -177,3 +181,29 @@ def test_rows_that_are_held_out_and_trained_on_are_refused(project: Project) -> 
     assert refused.code == 2
     assert "100% of the validation rows of twice are, value for value, among its training rows" in refused.error
     assert not (project.folder / "of-twice").exists()
+
+
+def test_killed_comparison_leaves_no_process_and_goes_on_to_the_same_figures(
+    project: Project, in_background: Start
+) -> None:
+    words = [*tiny(train__epochs="2"), "compare.arms=[single]", "compare.retrainings=2", "compare.trials=2", "--json"]
+    whole = project.ctr("compare", "data", "--out", "unbroken", *words, timeout=600).result
+    process = in_background("compare", "data", "--out", "killed", *words, cwd=project.folder)
+    folder = project.folder / "killed"
+    wait_for(lambda: list(folder.glob("singles-*/group-*/checkpoint/*.index")), process)
+    started = [process.pid, *children(process.pid)]
+    started += [grandchild for child in started[1:] for grandchild in children(child)]
+    assert len(started) > 3
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in started):
+        assert time.monotonic() < deadline, "a process outlived the comparison"
+        time.sleep(0.1)
+    trials = {path: os.stat(path).st_mtime_ns for path in folder.glob("search/*/run.json")}
+    assert len(trials) == 2
+    resumed = project.ctr("compare", "data", "--out", "killed", *words, timeout=600).result
+    assert {path: os.stat(path).st_mtime_ns for path in trials} == trials
+    for about in (whole, resumed):
+        del about["arms"]["single"]["costs"]
+    assert resumed["arms"] == whole["arms"]
