@@ -1,7 +1,6 @@
 """The comparison, trained for real on few rows."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -200,10 +199,10 @@ def test_killed_comparison_leaves_no_process_and_goes_on_to_the_same_figures(
     while any(Path(f"/proc/{pid}").exists() for pid in started):
         assert time.monotonic() < deadline, "a process outlived the comparison"
         time.sleep(0.1)
-    trials = {path: os.stat(path).st_mtime_ns for path in folder.glob("search/*/run.json")}
+    trials = {path: path.stat().st_mtime_ns for path in folder.glob("search/*/run.json")}
     assert len(trials) == 2
     resumed = project.ctr("compare", "data", "--out", "killed", *words, timeout=600).result
-    assert {path: os.stat(path).st_mtime_ns for path in trials} == trials
+    assert {path: path.stat().st_mtime_ns for path in trials} == trials
     for about in (whole, resumed):
         del about["arms"]["single"]["costs"]
     assert resumed["arms"] == whole["arms"]
