@@ -98,6 +98,21 @@ def test_each_arm_and_retraining_is_a_top_level_run(project: Project, compared: 
     members = client.search_runs([experiment.experiment_id], "tags.comparison = 'comparison' and tags.kind = 'member'")
     assert {run.data.tags["arm"] for run in members} == {"singles", "codistilled"}
     assert len(members) == 8
+    served = found["codistilled", "1"]
+    manifest = json.loads((project.folder / "data" / "manifest.json").read_text())
+    datasets = {each.dataset.name: each.dataset.digest for each in served.inputs.dataset_inputs}
+    assert datasets == {"data": manifest["digest"][:36], "feature-spec": manifest["spec_digest"][:36]}
+    assert [point.step for point in client.get_metric_history(served.info.run_id, "validation_log_loss")] == [
+        20,
+        40,
+        50,
+    ]
+    models = client.search_logged_models([experiment.experiment_id], "name = 'codistilled-1'")
+    (model,) = [each for each in models if each.source_run_id == served.info.run_id]
+    assert (Path(model.tags["path"]) / "saved_model.pb").is_file()
+    assert model.metrics is not None
+    linked = {metric.key: (metric.value, metric.dataset_digest) for metric in model.metrics}
+    assert linked["test_log_loss"] == (served.data.metrics["test_log_loss"], datasets["data"])
 
 
 def test_finished_comparison_is_left_alone_and_an_unfinished_one_goes_on(
