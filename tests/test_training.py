@@ -237,3 +237,27 @@ def test_worker_on_its_own_finds_its_place_in_the_environment(project: Project, 
     assert done.code == 0, done.err
     assert (out / "group-0" / "model" / "saved_model.pb").exists()
     assert_equal_weights(weights(out, 0), weights(single, 0))
+
+
+def test_three_groups_learn_from_all_others_or_in_a_ring_from_the_one_before(project: Project) -> None:
+    three = tiny(codistillation__groups="3")
+    everyone = project.ctr("train", "data", "--out", "three", *three, "--json").result["members"]
+    ring = [*three, "codistillation.peers=ring"]
+    one_before = project.ctr("train", "data", "--out", "ring", *ring, "--json").result["members"]
+    for of_all, of_one in zip(everyone, one_before, strict=True):
+        assert of_all["snapshots_missed"] == of_one["snapshots_missed"] == 0
+        # Two peers' snapshots of each moment, or one's.
+        assert of_all["bytes_read"] == pytest.approx(2 * of_one["bytes_read"], rel=0.1)
+        assert of_all["bytes_published"] == pytest.approx(of_one["bytes_published"], rel=0.1)
+    assert len({member["log_loss"] for member in [*everyone, *one_before]}) == 6
+
+
+def test_four_groups_with_half_of_their_rows_in_common_learn_from_one_another(project: Project) -> None:
+    four = tiny(codistillation__groups="4", codistillation__overlap="0.5", codistillation__teacher="everyone")
+    members = project.ctr("train", "data", "--out", "four", *four, "--json").result["members"]
+    # Half of 3,200 rows and a quarter of the other half, 64 a step.
+    assert [member["steps"] for member in members] == [31] * 4
+    assert all(member["bytes_read"] > 0 and member["snapshots_missed"] == 0 for member in members)
+    apart = project.ctr("train", "data", "--out", "four-apart", *four, "codistillation.weight=0", "--json").result
+    taught = [member["log_loss"] for member in members]
+    assert np.std(taught) < np.std([member["log_loss"] for member in apart["members"]])
