@@ -100,6 +100,7 @@ def test_each_arm_and_retraining_is_a_top_level_run(project: Project, compared: 
     assert len(members) == 8
     served = found["codistilled", "1"]
     manifest = json.loads((project.folder / "data" / "manifest.json").read_text())
+    assert served.inputs is not None
     datasets = {each.dataset.name: each.dataset.digest for each in served.inputs.dataset_inputs}
     assert datasets == {"data": manifest["digest"][:36], "feature-spec": manifest["spec_digest"][:36]}
     assert [point.step for point in client.get_metric_history(served.info.run_id, "validation_log_loss")] == [
