@@ -1,7 +1,5 @@
 """Held-out rows must be new to the model: none of them may be among the training rows."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,16 +15,14 @@ _DISTINCT, _SEEN = 0.4, 0.5
 def refuse_seen_rows(data: Data) -> None:
     """Raises BadInput if held-out rows are also training rows: by row number, or by all their values.
 
-    Reads every row once; keeps 16 bytes of each held-out row, and 8 of each training row.
+    Reads every row once and keeps 16 bytes of each.
     """
     held_out = {name: data.parts[name] for name in ("validation", "test") if data.parts[name].rows}
     train = data.parts["train"]
-    trained = np.unique(np.concatenate([row for row, _ in _keys(train)]))
-    contents = np.unique(np.concatenate([content for _, content in _keys(train)]))
+    trained, contents = (np.unique(each) for each in _keys(train))
     tell_apart = len(contents) > _DISTINCT * train.rows
     for name, part in held_out.items():
-        keys = list(_keys(part))
-        numbers, values = (np.concatenate(each) for each in zip(*keys, strict=True))
+        numbers, values = _keys(part)
         same = int(np.isin(numbers, trained).sum())
         if same:
             raise BadInput(
@@ -41,10 +37,11 @@ def refuse_seen_rows(data: Data) -> None:
             )
 
 
-def _keys(part: Part) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
-    """Row numbers, and a hash of all values, batch by batch."""
-    for rows in in_order(part, _BATCH):
-        yield rows.row, _content(rows)
+def _keys(part: Part) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Row numbers and a hash of all values, `[rows]` each, of a part that has rows."""
+    keys = [(rows.row, _content(rows)) for rows in in_order(part, _BATCH)]
+    numbers, values = (np.concatenate(each) for each in zip(*keys, strict=True))
+    return numbers, values
 
 
 def _content(rows: Rows) -> NDArray[np.uint64]:
