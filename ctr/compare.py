@@ -138,11 +138,14 @@ def _figures(
     labels, weights, seed = labels_of(test), weights_of(test), config.train.seed
     fit_labels, fit_weights = labels_of(validation), weights_of(validation)
     predictions = {arm: [one.predictions["test"] for one in each] for arm, each in trained.items()}
+    losses = {arm: figures.row_losses(labels, each, weights) for arm, each in predictions.items()}
+    # Calibration is learned from rows of both labels.
+    can_calibrate = 0 < (validation.click_rate or 0.0) < 1
     by_field = {name: segment for name, segment in segments.items() if name in config.compare.segments}
     arms: dict[str, dict[str, Any]] = {}
     for arm, each in predictions.items():
-        about = figures.arm_figures(labels, each, weights, seed=seed)
-        if validation.rows:
+        about = figures.arm_figures(labels, each, losses[arm], weights, seed=seed)
+        if can_calibrate:
             known = [one.predictions["validation"] for one in trained[arm]]
             about["calibration"] = figures.calibrated((fit_labels, known, fit_weights), labels, each, weights)
         if config.compare.gauc:
@@ -153,12 +156,13 @@ def _figures(
         about["search"] = figures.found_settings(arm, found)
         arms[arm] = about
     winner = min(arms, key=lambda arm: arms[arm]["log_loss"]["mean"])
-    differences = figures.differences(labels, predictions, weights, seed=seed)
-    useless = figures.not_better_than_the_click_rate(labels, predictions, weights, seed=seed)
+    differences = figures.differences(losses, seed=seed)
+    useless = figures.not_better_than_the_click_rate(labels, losses, weights, seed=seed)
     sentences = [each["sentence"] for each in differences]
     sentences += [f"{arm} is not surely better than predicting the click rate for every row" for arm in useless]
     if true_scores is not None:
-        arms["truth"] = figures.arm_figures(labels, [true_scores], weights, seed=seed)
+        known = figures.row_losses(labels, [true_scores], weights)
+        arms["truth"] = figures.arm_figures(labels, [true_scores], known, weights, seed=seed)
     return {
         "arms": arms,
         "winner": winner,
@@ -178,8 +182,8 @@ def _segments(test: Part, fields: list[str], config: Config) -> dict[str, figure
     found: dict[str, figures.Segment] = {}
     for name in wanted:
         if name == _TIME:
-            slices = {code: f"{code + 1} of {_TIME_SLICES}" for code in range(_TIME_SLICES)}
-            found[name] = (time_slices(test.rows, _TIME_SLICES), slices)
+            count = min(_TIME_SLICES, test.rows)
+            found[name] = (time_slices(test.rows, count), {code: f"{code + 1} of {count}" for code in range(count)})
         else:
             column = fields.index(name)
             ids = np.concatenate([rows.ids[:, column] for rows in in_order(test, _BATCH)])

@@ -24,11 +24,21 @@ CALIBRATIONS = ("isotonic", "platt")
 _MOST_SEGMENTS = 10
 
 
-def arm_figures(labels: Array, predictions: Sequence[Array], weights: Array | None, *, seed: int) -> dict[str, Any]:
-    """An arm's figures: means over its retrainings, each `[rows]`; log loss with its 95 % interval over rows (nats)."""
+def row_losses(labels: Array, predictions: Sequence[Array], weights: Array | None) -> list[Array]:
+    """The weighed log loss of each row `[rows]`, nats, of each retraining's predictions."""
+    return [weighed_log_loss(labels, scores, weights) for scores in predictions]
+
+
+def arm_figures(
+    labels: Array, predictions: Sequence[Array], losses: Sequence[Array], weights: Array | None, *, seed: int
+) -> dict[str, Any]:
+    """An arm's figures: means over its retrainings, each `[rows]`; log loss with its 95 % interval over rows (nats).
+
+    Args:
+        losses: the `row_losses` of the predictions.
+    """
     each = [evaluate(labels, scores, weights) for scores in predictions]
-    losses = np.mean([weighed_log_loss(labels, scores, weights) for scores in predictions], axis=0)
-    mean, low, high = paired_interval(losses, seed=seed)
+    mean, low, high = paired_interval(np.mean(losses, axis=0), seed=seed)
     # One member per retraining: the two of a pair learned from one another.
     pairs = list(pairwise(predictions))
     churns = {"churn": churn, "relative_churn": relative_churn, "logit_churn": logit_churn}
@@ -45,11 +55,8 @@ def arm_figures(labels: Array, predictions: Sequence[Array], weights: Array | No
     }
 
 
-def differences(
-    labels: Array, predictions: Mapping[str, Sequence[Array]], weights: Array | None, *, seed: int
-) -> list[dict[str, Any]]:
-    """Every arm against every worse one, the best arm's first: log loss, paired by rows and by retrainings."""
-    losses = {arm: [weighed_log_loss(labels, each, weights) for each in found] for arm, found in predictions.items()}
+def differences(losses: Mapping[str, Sequence[Array]], *, seed: int) -> list[dict[str, Any]]:
+    """Every arm against every worse one, the best arm's first: `row_losses` paired by rows and by retrainings."""
     whole = {arm: np.mean(each, axis=0) for arm, each in losses.items()}
     ranked = sorted(whole, key=lambda arm: float(whole[arm].mean()))
     found: list[dict[str, Any]] = []
@@ -71,14 +78,14 @@ def differences(
 
 
 def not_better_than_the_click_rate(
-    labels: Array, predictions: Mapping[str, Sequence[Array]], weights: Array | None, *, seed: int
+    labels: Array, losses: Mapping[str, Sequence[Array]], weights: Array | None, *, seed: int
 ) -> list[str]:
-    """The arms whose log loss is not surely below that of predicting these rows' own click rate for each."""
+    """The arms whose mean of `row_losses` is not surely below that of these rows' own click rate for each."""
     rate = float(np.average(labels, weights=weights))
     constant = weighed_log_loss(labels, np.full(len(labels), rate), weights)
     found: list[str] = []
-    for arm, each in predictions.items():
-        gains = constant - np.mean([weighed_log_loss(labels, scores, weights) for scores in each], axis=0)
+    for arm, each in losses.items():
+        gains = constant - np.mean(each, axis=0)
         if paired_interval(gains, seed=seed)[1] <= 0:
             found.append(arm)
     return found
