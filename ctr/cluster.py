@@ -80,6 +80,20 @@ def tf_configs(workers: int) -> list[str]:
     return [json.dumps(task) for task in tasks]
 
 
+def start_python(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[str]":
+    """`ctr ARGUMENTS` as a Python of its own."""
+    with log.open("a") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ctr", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            # So that Ctrl-C reaches only the launcher, which ends all groups in good order.
+            start_new_session=True,
+        )
+
+
 def run_groups(
     arguments: Sequence[str],
     run: Path,
@@ -90,14 +104,14 @@ def run_groups(
     restarts: int,
     tags: dict[str, str],
     follow: Follow,
-    start: "Start | None" = None,
+    start: Start = start_python,
     alive: Callable[[], None] = lambda: None,
 ) -> list[int]:
     """Runs `ctr worker ARGUMENTS` for each worker of each group until all have ended well.
 
     Args:
         exchange: folder or address, of this run alone, where groups exchange snapshots.
-        start: how a process is started; by default as a Python of its own.
+        start: how a process is started.
         alive: called all the time; what it raises ends the run.
 
     A group of which a process was killed, or lost its fellow workers, is started again from its checkpoint, at most
@@ -109,7 +123,7 @@ def run_groups(
         _start_group,
         ["worker", *arguments],
         run,
-        start or start_python,
+        start,
         exchange=exchange,
         groups=groups,
         workers=workers,
@@ -180,20 +194,6 @@ def _start_group(
         process.reader.start()
         processes.append(process)
     return processes
-
-
-def start_python(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[str]":
-    """`ctr ARGUMENTS` as a Python of its own."""
-    with log.open("a") as errors:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ctr", *arguments],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            # So that Ctrl-C reaches only the launcher, which ends all groups in good order.
-            start_new_session=True,
-        )
 
 
 def _hand_on(events: "queue.Queue[tuple[int, dict[str, Any]]]", follow: Follow) -> None:

@@ -7,6 +7,7 @@ only imports: it never starts TensorFlow's runtime, which does not survive a for
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO, Any
 
 _context = multiprocessing.get_context("forkserver")
 _IMPORTED = ["ctr.preloaded"]
+_starting = threading.Lock()
 # Read when libraries are loaded, so what they are forked from must have them; `ctr.cluster` says why.
 _AT_IMPORT = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "GLIBC_TUNABLES")
 
@@ -63,16 +65,18 @@ def _start_server(environment: Mapping[str, str]) -> None:
     from multiprocessing import forkserver
 
     _context.set_forkserver_preload(_IMPORTED)
-    before = {name: os.environ.get(name) for name in _AT_IMPORT}
-    os.environ.update({name: environment[name] for name in _AT_IMPORT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    # Jobs start theirs from threads, and one would take the other's environment for what there was before.
+    with _starting:
+        before = {name: os.environ.get(name) for name in _AT_IMPORT}
+        os.environ.update({name: environment[name] for name in _AT_IMPORT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
 
 def _run(arguments: list[str], environment: dict[str, str], log: str, say: Connection) -> None:
