@@ -112,10 +112,8 @@ class Bars:
         self._whole: Any = None
 
     def expect(self, title: str, steps: int) -> None:
-        """A bar for all the steps that are still to come; a shorter or longer way is said by saying it again."""
-        if self._whole is None:
-            self._whole = self._progress.add_task(title, total=steps, rate="", note="")
-        self._progress.update(self._whole, total=steps)
+        """A bar for all the steps that are still to come, which `advance` moves."""
+        self._whole = self._progress.add_task(title, total=steps, rate="", note="")
 
     def advance(self, steps: int, note: str) -> None:
         """So many of those steps are done, or need not be done."""
@@ -153,9 +151,11 @@ class Bars:
             where = f"step {event['step']} of {event['steps']}, {rate}"
             self._plain.tell(name, event["step"], event["steps"], f"{where}, {text}")
 
-        yield follow
-        for task in tasks.values():
-            self._progress.remove_task(task)
+        try:
+            yield follow
+        finally:
+            for task in tasks.values():
+                self._progress.remove_task(task)
 
 
 def _calibration_text(event: dict[str, Any]) -> str:

@@ -39,8 +39,8 @@ def evaluate_segments(
 def gauc(labels: Array, predictions: Array, codes: Codes, weights: Array | None = None) -> GroupedAuc:
     """Mean of the exact AUC within each group, the rows `[rows]` that share a code, by the groups' weight.
 
-    A group's weight is that of its rows, impressions when they have none (Zhou et al. 2018, Deep Interest Network,
-    equation 10). Groups without both classes are left out. Raises ValueError for vectors of several lengths.
+    A group's weight is that of its rows, impressions when they have none (Zhou et al. 2018, Deep Interest Network).
+    Groups without both classes are left out. Raises ValueError for vectors of several lengths.
     """
     _check(labels, predictions, weights, codes)
     one = np.ones(len(labels)) if weights is None else weights

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,7 @@ def has_run(run_id: str) -> bool:
 
 def log_metrics(run_id: str, metrics: Mapping[str, float | None], step: int) -> None:
     """Logs those of the metrics that have a value."""
-    import time
-
-    now = int(time.time() * 1000)
+    now = _milliseconds()
     entries = [Metric(name, float(value), now, step) for name, value in metrics.items() if value is not None]
     with _mlflow_errors("log metrics"):
         client().log_batch(run_id, metrics=entries)
@@ -94,9 +93,7 @@ def log_files(run_id: str, files: Mapping[str, Path]) -> None:
 
 def log_curve(run_id: str, name: str, points: Sequence[tuple[int, float]]) -> None:
     """Logs a metric's values by step."""
-    import time
-
-    now = int(time.time() * 1000)
+    now = _milliseconds()
     with _mlflow_errors("log metrics"):
         client().log_batch(run_id, metrics=[Metric(name, value, now, step) for step, value in points])
 
@@ -109,12 +106,6 @@ def curve(run_id: str, name: str) -> list[tuple[int, float]]:
         return []
     # A run that was stopped and resumed logs some steps twice.
     return sorted({point.step: point.value for point in history}.items())
-
-
-def log_text(run_id: str, text: str, path: str) -> None:
-    """Logs a text as an artifact, such as a page or a picture in SVG."""
-    with _mlflow_errors("log an artifact"):
-        client().log_text(run_id, text, path)
 
 
 def log_table(run_id: str, columns: Mapping[str, Sequence[Any]], path: str) -> None:
@@ -143,9 +134,7 @@ def log_model(
 
     It stays where it is: `ctr promote` copies the one that is registered.
     """
-    import time
-
-    now, (dataset, _, digest) = int(time.time() * 1000), data.partition("@")
+    now, (dataset, _, digest) = _milliseconds(), data.partition("@")
     with _mlflow_errors("log a model"):
         made = client()
         experiment = made.get_run(run_id).info.experiment_id
@@ -236,6 +225,11 @@ def fetch_model(uri: str) -> Path:
             raise BadInput(f"{uri} in {store()} holds no SavedModel; register one with `ctr promote`")
         found = candidates[0].parent
     return found
+
+
+def _milliseconds() -> int:
+    """Now, as metrics are dated."""
+    return int(time.time() * 1000)
 
 
 @contextlib.contextmanager
