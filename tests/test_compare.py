@@ -203,8 +203,8 @@ def test_killed_comparison_leaves_no_process_and_goes_on_to_the_same_figures(
 ) -> None:
     words = [*tiny(train__epochs="2"), "compare.arms=[single]", "compare.retrainings=2", "compare.trials=2", "--json"]
     whole = project.ctr("compare", "data", "--out", "unbroken", *words, timeout=600).result
-    process = in_background("compare", "data", "--out", "killed", *words, cwd=project.folder)
-    folder = project.folder / "killed"
+    process = in_background("compare", "data", "--out", "killed-comparison", *words, cwd=project.folder)
+    folder = project.folder / "killed-comparison"
     wait_for(lambda: list(folder.glob("singles-*/group-*/checkpoint/*.index")), process)
     started = [process.pid, *children(process.pid)]
     started += [grandchild for child in started[1:] for grandchild in children(child)]
@@ -217,7 +217,7 @@ def test_killed_comparison_leaves_no_process_and_goes_on_to_the_same_figures(
         time.sleep(0.1)
     trials = {path: path.stat().st_mtime_ns for path in folder.glob("search/*/run.json")}
     assert len(trials) == 2
-    resumed = project.ctr("compare", "data", "--out", "killed", *words, timeout=600).result
+    resumed = project.ctr("compare", "data", "--out", "killed-comparison", *words, timeout=600).result
     assert {path: path.stat().st_mtime_ns for path in trials} == trials
     for about in (whole, resumed):
         del about["arms"]["single"]["costs"]
