@@ -13,20 +13,15 @@ import os
 import secrets
 import sys
 import tempfile
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from shared import click_log, quiet_tracking
+from shared import ARMS, click_log, mean_churn, print_arms, print_found, quiet_tracking, test_predictions
 
-from ctr.arm_runs import ArmRuns
 from ctr.compare import true_probabilities
 from ctr.config import load_config
-from ctr.console import groups_progress, say
-from ctr.metrics import churn
 
-ARMS = ["single", "ensemble", "codistilled", "label_smoothing", "single_ema"]
 # What the claim allows: nats above the ensemble, nats below the single model, churn of the single model's.
 ABOVE_ENSEMBLE, BELOW_SINGLE, CHURN = 0.0004, 0.0008, 0.87
 
@@ -53,12 +48,7 @@ def main() -> None:
         data, truth_file = click_log(folder, rows=given.rows, seed=seed)
         how = [f"compare.arms=[{','.join(given.arms)}]", f"compare.retrainings={given.retrainings}"]
         config = load_config(None, [f"train.seed={seed}", f"compare.trials={given.trials}", *how, *given.settings])
-        (folder / "claim").mkdir()
-        with groups_progress() as bars:
-            runs = ArmRuns(data, folder / "claim", config, ["test"], bars)
-            chosen = runs.search()
-            trained = runs.train(chosen, say)
-        found = {arm: [one.predictions["test"] for one in each] for arm, each in trained.items()}
+        chosen, found = test_predictions(data, folder / "claim", config)
         truth = true_probabilities(truth_file, data)
         best = expected_log_loss(truth, truth)
         losses = {arm: np.array([expected_log_loss(truth, p) for p in each]) for arm, each in found.items()}
@@ -66,16 +56,9 @@ def main() -> None:
         f"{given.rows:,} rows, {len(truth):,} test rows, {given.retrainings} retrainings, seed {seed}, "
         f"{os.cpu_count()} cores{''.join(f', {each}' for each in given.settings)}; the truth itself: {best:.5f}"
     )
-    for kind, one in chosen.items():
-        values = ", ".join(f"{key} {value:.4g}" for key, value in one.settings.items())
-        print(f"best of {given.trials} for {kind}: {values}; validation {one.log_loss:.5f}")
-    churns = {arm: float(np.mean([churn(a, b) for a, b in pairwise(each)])) for arm, each in found.items()}
-    print(f"{'':<16} {'log loss':>9}  {'minus single (s.e.)':<20} {'churn':>7} {'of single':>10}")
-    for arm, loss in losses.items():
-        less = loss - losses["single"]
-        error = less.std(ddof=1) / np.sqrt(len(less))
-        against = f"{less.mean():+.5f} ({error:.5f})" if arm != "single" else "-"
-        print(f"{arm:<16} {loss.mean():9.5f}  {against:<20} {churns[arm]:7.4f} {churns[arm] / churns['single']:10.2f}")
+    print_found(chosen)
+    churns = {arm: mean_churn(each) for arm, each in found.items()}
+    print_arms(losses, churns)
     mean = {arm: float(loss.mean()) for arm, loss in losses.items()}
     checks = {
         f"codistilled minus ensemble at most +{ABOVE_ENSEMBLE}": (
