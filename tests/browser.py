@@ -24,7 +24,7 @@ def open_browser() -> Iterator[tuple[Page, list[str]]]:
     errors: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
-        page = browser.new_page(viewport={"width": 1600, "height": 1200})
+        page = browser.new_page(viewport={"width": 3200, "height": 1200})
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page, errors
         browser.close()

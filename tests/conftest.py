@@ -30,6 +30,8 @@ TINY = {
     "codistillation.ramp_steps": "5",
     "codistillation.exchange_every": "10",
 }
+# How the session's comparison is made, beside the tiny settings: two retrainings of the default arms.
+COMPARED = ["compare.trials=0", "--retrainings", "2", "--truth", "truth.parquet", "--json"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,12 @@ def project(prepared: Path) -> Project:
     """The same with the finished run `run`, a codistilled pair."""
     trained = run_ctr("train", "data", "--out", "run", *tiny(), "--json", cwd=prepared).result
     return Project(prepared, trained)
+
+
+@pytest.fixture(scope="session")
+def compared(project: Project) -> dict[str, Any]:
+    """What the finished comparison `comparison` of the same data says."""
+    return project.ctr("compare", "data", "--out", "comparison", *tiny(), *COMPARED, timeout=600).result
 
 
 @pytest.fixture

@@ -8,20 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Project, Start, tiny
+from conftest import COMPARED, Project, Start, tiny
 from mlflow.tracking import MlflowClient
 from runs import children, wait_for
 from sklearn.metrics import log_loss, roc_auc_score
 
 pytestmark = pytest.mark.processes
-
-# Of a comparison that was begun: two retrainings of all arms with the same settings.
-SAME = ["compare.trials=0", "--retrainings", "2", "--truth", "truth.parquet", "--json"]
-
-
-@pytest.fixture(scope="module")
-def compared(project: Project) -> dict[str, Any]:
-    return project.ctr("compare", "data", "--out", "comparison", *tiny(), *SAME, timeout=600).result
 
 
 def scores(project: Project, run: str, group: int) -> tuple[np.ndarray, np.ndarray]:
@@ -119,15 +111,15 @@ def test_each_arm_and_retraining_is_a_top_level_run(project: Project, compared: 
 def test_finished_comparison_is_left_alone_and_an_unfinished_one_goes_on(
     project: Project, compared: dict[str, Any]
 ) -> None:
-    again = project.ctr("compare", "data", "--out", "comparison", *tiny(), *SAME)
+    again = project.ctr("compare", "data", "--out", "comparison", *tiny(), *COMPARED)
     assert again.code == 2
     assert "is finished already" in again.error
     # As if it had been stopped just before its end: nothing is trained again, and the result is the same.
     (project.folder / "comparison" / "comparison.json").unlink()
-    resumed = project.ctr("compare", "data", "--out", "comparison", *tiny(), *SAME)
+    resumed = project.ctr("compare", "data", "--out", "comparison", *tiny(), *COMPARED)
     assert "step" not in resumed.err
     assert resumed.result["arms"] == compared["arms"]
-    other = project.ctr("compare", "data", "--out", "comparison", *tiny(train__epochs="3"), *SAME)
+    other = project.ctr("compare", "data", "--out", "comparison", *tiny(train__epochs="3"), *COMPARED)
     assert other.code == 2
 
 

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Project, Start
+from servers import wait_until_up
 
 from ctr.cluster import free_ports
 from ctr.data import in_order, open_data
@@ -71,18 +71,6 @@ def url(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Any:
     yield f"http://127.0.0.1:{port}", grpc_port
     server.terminate()
     assert server.wait(20) == 0
-
-
-def wait_until_up(server: "subprocess.Popen[Any]", url: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        assert server.poll() is None, "the server ended"
-        assert time.monotonic() < deadline, "the server did not come up"
-        try:
-            httpx.get(url)
-            return
-        except httpx.TransportError:
-            time.sleep(0.1)
 
 
 def post(url: str, body: Any, path: str = "/v1/models/ctr:predict") -> httpx.Response:

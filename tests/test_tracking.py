@@ -1,9 +1,7 @@
 """MLflow for real: runs, metrics and artifacts in sqlite, the registry, the champion, MLflow's own servers."""
 
 import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import polars as pl
 import pytest
 from conftest import Project, Start, tiny
 from mlflow.tracking import MlflowClient
+from servers import wait_until_up
 
 from ctr.cluster import free_ports
 
@@ -124,20 +123,6 @@ def test_unknown_model_names_say_what_to_do(project: Project, promoted: dict[str
     refused = project.ctr("evaluate", "models:/ctr@nobody", "data")
     assert refused.code == 2
     assert "register one with `ctr promote`" in refused.error
-
-
-def wait_until_up(server: "subprocess.Popen[str]", url: str, seconds: float = 120) -> httpx.Response:
-    deadline = time.monotonic() + seconds
-    while True:
-        assert server.poll() is None, "the server ended"
-        assert time.monotonic() < deadline, "the server did not come up"
-        try:
-            answer = httpx.get(url)
-            if answer.status_code < 500:
-                return answer
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
 
 
 def test_mlflow_models_serve_answers_with_the_same_probability(
