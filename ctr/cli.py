@@ -24,6 +24,7 @@ Inputs = Annotated[list[str], typer.Argument(help="Files, globs or object-store 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings such as train.epochs=3.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting such as prepare.test=0.2; repeatable.")]
 Model = Annotated[str, typer.Argument(help="A run, an exported SavedModel, or models:/ctr@champion.")]
+Alias = Annotated[str, typer.Option(help="The alias to move; `previous` (`previous-X` for any other X) moves with it.")]
 
 
 @app.command()
@@ -72,7 +73,7 @@ def prepare(
 ) -> None:
     """Turn raw click logs into encoded shards."""
     from ctr.config import load_config, schema_of
-    from ctr.console import give, moved_text, rows_progress, say
+    from ctr.console import give, moved_text, rows_progress
     from features.prepare import REPORT_PAGE
     from features.prepare import prepare as encode
     from features.spec import load_spec
@@ -100,9 +101,8 @@ def prepare(
     shards = {name: len(part["shards"]) for name, part in manifest["parts"].items()}
     kept = ("rows", "rows_rejected", "rows_per_second", "peak_rss_mb", "features", "digest", "spec_digest", "moved")
     result = {**{key: manifest[key] for key in kept}, "parts": parts, "shards": shards}
-    give(result, as_json, title=f"prepared {out}")
-    if not as_json:
-        say(f"{out / REPORT_PAGE} shows what is in the log; {moved_text(manifest['moved'])}")
+    more = f"{out / REPORT_PAGE} shows what is in the log; {moved_text(manifest['moved'])}"
+    give(result, as_json, title=f"prepared {out}", more=[more])
 
 
 @app.command()
@@ -116,7 +116,7 @@ def drift(
 ) -> None:
     """Say how far each field has moved from one log to another."""
     from ctr.config import load_config, schema_of
-    from ctr.console import give, moved_text, rows_progress, say, table
+    from ctr.console import give, rows_progress, show_drift
     from features.compare_logs import compare_logs
 
     loaded = load_config(config, settings or [])
@@ -127,16 +127,8 @@ def drift(
         )
     if as_json:
         give(result, as_json, title="")
-        return
-    ranked = sorted(result["fields"].items(), key=lambda field: -(field[1]["stability_index"] or 0))
-    rows = [
-        [name, *(f"{about[key] or 0:.3f}" for key in ("stability_index", "by_chance")), "moved" * about["moved"]]
-        for name, about in ranked
-    ]
-    table(f"{first} and {second}", ["field", "stability index", "by chance below", ""], rows)
-    say(moved_text(result["moved"]))
-    if any(result["rows_rejected"]):
-        say("rows that could not be read and were left out: {} and {}".format(*result["rows_rejected"]))
+    else:
+        show_drift(first, second, result)
 
 
 @app.command()
@@ -230,7 +222,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the served model of a run as a SavedModel that takes raw rows."""
-    from ctr.console import give, say
+    from ctr.console import give
     from ctr.runs import find_model
     from features.output import copy_whole
     from serving.card import read_card
@@ -238,9 +230,7 @@ def export(
     model = find_model(run)
     copy_whole(model, out)
     result = {"path": str(out), "signatures": read_card(out)["signatures"]}
-    give(result, as_json, title=f"exported {run}")
-    if not as_json:
-        say(f"signatures: {', '.join(result['signatures'])}")
+    give(result, as_json, title=f"exported {run}", more=[f"signatures: {', '.join(result['signatures'])}"])
 
 
 @app.command()
@@ -249,21 +239,33 @@ def promote(
     data: Annotated[
         Path | None, typer.Option(help="Prepared data to judge on; default: what it was trained on.")
     ] = None,
-    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+    alias: Alias = "champion",
+    force: Annotated[bool, typer.Option("--force", help="Promote it though it does not pass.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Register a model in MLflow and, if it passes the gate, point the alias to it."""
+    """Register a model in MLflow and point the alias to it, if it passes the gate: better, calibrated, served alike."""
     from ctr.console import give, rows_progress, say
     from ctr.promote import promote as pass_gate
 
     with rows_progress() as progress:
-        result = pass_gate(model, data, alias, progress)
-    give(result, as_json, title=f"{model}: {'promoted' if result['passed'] else 'not promoted'}")
-    if not as_json:
-        for reason in result["reasons"]:
-            say(f"- {reason}")
-    if not result["passed"]:
-        raise WorkFailed(f"{model} did not pass the gate and was not made {alias}: {'; '.join(result['failed'])}")
+        result = pass_gate(model, data, alias, force, progress)
+    title = f"{model}: {'promoted' if result['version'] else 'not promoted'}"
+    give(result, as_json, title=title, more=[f"- {reason}" for reason in result["reasons"]])
+    against = "; ".join(result["failed"])
+    if result["forced"]:
+        say(f"warning: {model} was made {alias} by --force, though it did not pass the gate: {against}")
+    elif not result["passed"]:
+        raise WorkFailed(f"{model} did not pass the gate and was not made {alias}: {against}")
+
+
+@app.command()
+def rollback(alias: Alias = "champion", as_json: Json = False) -> None:
+    """Point the alias back to the version before; a second rollback undoes the first."""
+    from ctr.console import give
+    from ctr.registry import roll_back
+
+    result = roll_back(alias)
+    give(result, as_json, title=f"{alias} is version {result['version']} again")
 
 
 @app.command()

@@ -23,14 +23,19 @@ def say(text: str) -> None:
     screen.print(text, markup=False, soft_wrap=True)
 
 
-def give(result: Mapping[str, Any], as_json: bool, *, title: str) -> None:
-    """The result of a command: one JSON object on standard output, or a table of its plain values for people."""
+def give(result: Mapping[str, Any], as_json: bool, *, title: str, more: Sequence[str] = ()) -> None:
+    """The result of a command: one JSON object on standard output, or a table of its plain values for people.
+
+    `more`: lines for people below it.
+    """
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
         return
     plain = {key: value for key, value in result.items() if not isinstance(value, (dict, list))}
     table(title, ["", ""], [[key.replace("_", " "), figure(value)] for key, value in plain.items()], header=False)
+    for line in more:
+        say(line)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
@@ -49,6 +54,19 @@ def moved_text(fields: Sequence[str]) -> str:
         return "no field moved"
     more = f" and {len(fields) - 5} more" if len(fields) > 5 else ""
     return f"{len(fields)} field{'s' if len(fields) > 1 else ''} moved: {', '.join(fields[:5])}{more}"
+
+
+def show_drift(first: str, second: str, result: Mapping[str, Any]) -> None:
+    """How far each field moved from one log to another, those that moved furthest first."""
+    ranked = sorted(result["fields"].items(), key=lambda field: -(field[1]["stability_index"] or 0))
+    rows = [
+        [name, *(f"{about[key] or 0:.3f}" for key in ("stability_index", "by_chance")), "moved" * about["moved"]]
+        for name, about in ranked
+    ]
+    table(f"{first} and {second}", ["field", "stability index", "by chance below", ""], rows)
+    say(moved_text(result["moved"]))
+    if any(result["rows_rejected"]):
+        say("rows that could not be read and were left out: {} and {}".format(*result["rows_rejected"]))
 
 
 def figure(value: object) -> str:

@@ -1,5 +1,6 @@
 """The gate before a model becomes champion: better than the present one, calibrated, and the same online as offline."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ctr import tracking
+from ctr import registry, tracking
 from ctr.data import Data, in_order, open_data, weights_of
 from ctr.intervals import paired_interval
 from ctr.metrics import chance_calibration_error, evaluate, weighed_log_loss
 from ctr.runs import find_model, is_run, read_run
 from ctr.scoring import check_same_spec, score_part
 from features.encode import encode_dense, encode_ids
-from features.errors import BadInput
+from features.errors import BadInput, WorkFailed
 from features.progress import Progress
 from features.sources import open_sources, read_batches
 from serving.batch import score_logs
@@ -25,46 +26,65 @@ _PARITY_ROWS = 1000
 _PARITY_TOLERANCE = 1e-6
 
 
-def promote(name: str, data_folder: Path | None, alias: str, progress: Progress) -> dict[str, Any]:
+def promote(name: str, data_folder: Path | None, alias: str, force: bool, progress: Progress) -> dict[str, Any]:
     """Judges a model on held-out rows and, if it passes, registers it and moves the alias.
 
-    Returns the registered name, the version (None if it did not pass), whether it passed, the reasons, and those of
-    them that speak against it.
+    With `force` it does so even if the model fails, in whatever: the tags of the version then say why it would have
+    been refused. Returns the registered name, the version (None if there is no new one) and the one before, whether it
+    passed, whether it was forced, the reasons, and those of them that speak against it. Raises BadInput if there are
+    no rows to judge on, and WorkFailed if, without `force`, the present version cannot be loaded.
     """
+    registry.check_alias(alias)
     folder = find_model(name)
     card = read_card(folder)
     data = open_data(data_folder or _data_of(name, card))
     check_same_spec(card["spec_digest"], data)
-    part = "test" if data.parts["test"].rows else "validation"
+    part = _held_out(data)
+    was = registry.aliases().get(alias)
     model = ServedModel(folder)
     labels, scores = score_part(model, data, part, progress)
     found = evaluate(labels, scores, weights_of(data.parts[part]))
     sample = _sample(data)
+    better, comparison = _better(alias, was, force, data, part, labels, scores, progress)
     checks = [
-        _better(alias, data, part, labels, scores, progress),
+        (better, comparison + _caution("the model", card, data, part)),
         _calibrated(scores, found.ece, card["config"]["gate"]["max_ece"]),
         _same_online(model, sample),
     ]
-    passed = all(ok for ok, _ in checks)
-    reasons = [text for _, text in checks]
+    reasons, failed = [text for _, text in checks], [text for ok, text in checks if not ok]
+    figures = {key: found.as_dict()[key] for key in ("log_loss", "auc", "ece", "rows")}
+    forced = force and bool(failed)
     version = None
-    if passed:
+    if forced or not failed:
+        tags = {"spec_digest": card["spec_digest"], "data_digest": card["data_digest"]}
+        tags |= {"judged_on": part, "judged_data": data.digest, "champion_before": was or "none"}
+        tags |= {"promoted_at": registry.now_utc(), **{key: str(value) for key, value in figures.items()}}
+        tags |= _reason_tags(reasons, failed)
+        title = "Forced, though the gate refused it:" if forced else "Passed the gate:"
+        description = "\n".join([title, *(f"- {reason}" for reason in reasons)])
         run_id = card["run_id"] if tracking.has_run(card["run_id"]) else _run_for(folder, card)
-        tags = {"spec_digest": card["spec_digest"], "data_digest": card["data_digest"], "judged_on": part}
-        tags |= {f"reason_{index}": reason for index, reason in enumerate(reasons)}
-        version = tracking.register(folder, run_id, _first_row(model, sample), tags)
-        tracking.set_alias(alias, version)
+        version = registry.register(folder, run_id, _first_row(model, sample), tags, description)
+        registry.move_alias(alias, version, was)
     return {
-        "name": tracking.MODEL_NAME,
+        "name": registry.MODEL_NAME,
         "version": version,
         "alias": alias,
-        "passed": passed,
+        "was": was,
+        "passed": not failed,
+        "forced": forced,
         "reasons": reasons,
-        "failed": [text for ok, text in checks if not ok],
-        "log_loss": found.log_loss,
-        "auc": found.auc,
-        "ece": found.ece,
+        "failed": failed,
+        "judged_on": part,
+        **figures,
     }
+
+
+def _reason_tags(reasons: Sequence[str], failed: Sequence[str]) -> dict[str, str]:
+    """All reasons, and those for which a version that was forced would have been refused."""
+    tags = {f"reason_{index}": reason for index, reason in enumerate(reasons)}
+    if failed:
+        tags |= {"forced": "true"} | {f"would_have_refused_{index}": reason for index, reason in enumerate(failed)}
+    return tags
 
 
 def _data_of(name: str, card: dict[str, Any]) -> Path:
@@ -74,24 +94,68 @@ def _data_of(name: str, card: dict[str, Any]) -> Path:
     return folder
 
 
+def _held_out(data: Data) -> str:
+    """The part to judge on."""
+    for part in ("test", "validation"):
+        if data.parts[part].rows:
+            return part
+    raise BadInput(
+        f"{data.folder} has neither test nor validation rows to judge on; prepare a log with prepare.test above 0, or "
+        "name other data with --data"
+    )
+
+
+def _caution(who: str, card: dict[str, Any], data: Data, part: str) -> str:
+    """Why the rows judged on may not be new to a model, if so."""
+    if card["data_digest"] != data.digest:
+        return f"; {who} was trained on other data, {card['data_digest']}; whether it has seen these rows is not known"
+    if part == "test":
+        return ""
+    train = card["config"]["train"]
+    uses = {
+        "early stopping": train["early_stopping"] > 0,
+        "the choice of the group that is served": card["groups"] > 1,
+        "calibration": train.get("calibration", "none") != "none",
+    }
+    used = " and ".join(what for what, so in uses.items() if so)
+    return f"; {who} is not new to these {part} rows: {used} went by them" if used else ""
+
+
 def _better(
-    alias: str, data: Data, part: str, labels: NDArray[np.float64], scores: NDArray[np.float64], progress: Progress
+    alias: str,
+    version: str | None,
+    force: bool,
+    data: Data,
+    part: str,
+    labels: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    progress: Progress,
 ) -> tuple[bool, str]:
-    version = tracking.alias_version(alias)
+    """Compares with the version that the alias points to; one that cannot be loaded is an error without `force`."""
     if version is None:
         return True, f"there is no {alias} yet"
-    champion = ServedModel(tracking.fetch_model(f"models:/{tracking.MODEL_NAME}@{alias}"))
+    try:
+        champion = ServedModel(registry.model_files(f"models:/{registry.MODEL_NAME}/{version}"))
+    except BadInput as error:
+        text = f"{alias} version {version} cannot be loaded: {error}"
+        if force:
+            return False, f"not compared with the present model: {text}"
+        raise WorkFailed(
+            f"{text}; bring its files back, return to the version before with `ctr rollback --alias {alias}`, or replace it unseen "
+            "with --force"
+        ) from None
     if champion.card["spec_digest"] == data.spec.digest:
         _, theirs = score_part(champion, data, part, progress)
     else:
         theirs = _score_raw(champion, data, part, progress)
+    caution = _caution(f"the {alias}", champion.card, data, part)
     weights = weights_of(data.parts[part])
     differences = weighed_log_loss(labels, scores, weights) - weighed_log_loss(labels, theirs, weights)
     if not differences.any():
-        return False, f"not better than {alias} version {version}: it scores every row alike"
+        return False, f"not better than {alias} version {version}: it scores every row alike{caution}"
     mean, low, high = paired_interval(differences, seed=0)
     worse = "better" if mean < 0 else "worse"
-    interval = f"by {abs(mean):.5f} nats (95 % of {low:+.5f} to {high:+.5f}, {len(labels):,} {part} rows)"
+    interval = f"by {abs(mean):.5f} nats (95 % of {low:+.5f} to {high:+.5f}, {len(labels):,} {part} rows){caution}"
     if high < 0:
         return True, f"better than {alias} version {version} {interval}"
     return False, f"not surely better than {alias} version {version}: {worse} {interval}"

@@ -66,7 +66,7 @@ def find_model(name: str) -> Path:
     Raises BadInput when there is no model under that name.
     """
     if name.startswith("models:/"):
-        from ctr.tracking import fetch_model
+        from ctr.registry import fetch_model
 
         return fetch_model(name)
     folder = Path(name)
@@ -77,6 +77,10 @@ def find_model(name: str) -> Path:
                 f"run {folder} is {about['status']}, not finished; run the same `ctr train` again to finish it"
             )
         return member_model(folder, about["result"]["served_group"])
+    if next(folder.glob("comparison*.json"), None):
+        runs = sorted(each.parent for each in folder.glob(f"*/{RUN_FILE}"))
+        hint = f"such as {runs[0]}" if runs else "of which it has none yet"
+        raise BadInput(f"{folder} is a comparison, not a model; give one of its runs, {hint}")
     if not is_saved_model(folder):
         what = "does not exist" if not folder.exists() else "is neither a run nor a SavedModel of this project"
         raise BadInput(f"model {folder} {what}; give a RUN folder, an exported SavedModel or models:/ctr@champion")

@@ -1,7 +1,6 @@
-"""MLflow: runs, metrics, the registered model. The only module of ctr that imports mlflow."""
+"""MLflow's store: runs, metrics, artifacts. Only this module and ctr/registry.py of ctr import mlflow."""
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -11,18 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.artifacts
-import mlflow.models
-import mlflow.pyfunc
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from features.errors import BadInput, WorkFailed
+from features.errors import WorkFailed
 
-MODEL_NAME = "ctr"
 DEFAULT_STORE = "sqlite:///mlflow.db"
-_PYFUNC = Path(__file__).parent.parent / "serving" / "pyfunc.py"
 
 # MLflow's and Alembic's information about every table they make would bury our own words.
 for noisy in ("mlflow", "alembic"):
@@ -41,13 +35,15 @@ def client() -> MlflowClient:
         made = MlflowClient()
         made.search_experiments(max_results=1)
     except Exception as error:  # the store may fail in as many ways as there are databases
-        raise WorkFailed(f"the tracking store {store()} cannot be used: {_one_line(error)}") from None
+        raise WorkFailed(
+            f"the tracking store {store()} cannot be used: {one_line(error)}; check MLFLOW_TRACKING_URI"
+        ) from None
     return made
 
 
 def start_run(experiment: str, name: str, *, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
     """Starts a top-level run and returns its id."""
-    with _mlflow_errors("start a run"):
+    with mlflow_errors("start a run"):
         made = client()
         run = made.create_run(_experiment_id(made, experiment), run_name=name, tags=dict(tags))
         made.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
@@ -80,13 +76,13 @@ def log_metrics(run_id: str, metrics: Mapping[str, float | None], step: int) -> 
     """Logs those of the metrics that have a value."""
     now = _milliseconds()
     entries = [Metric(name, float(value), now, step) for name, value in metrics.items() if value is not None]
-    with _mlflow_errors("log metrics"):
+    with mlflow_errors("log metrics"):
         client().log_batch(run_id, metrics=entries)
 
 
 def log_files(run_id: str, files: Mapping[str, Path]) -> None:
     """Logs files as artifacts, each in the artifact folder that is its key ("" for the top)."""
-    with _mlflow_errors("log artifacts"):
+    with mlflow_errors("log artifacts"):
         for folder, path in files.items():
             client().log_artifact(run_id, str(path), folder or None)
 
@@ -94,7 +90,7 @@ def log_files(run_id: str, files: Mapping[str, Path]) -> None:
 def log_curve(run_id: str, name: str, points: Sequence[tuple[int, float]]) -> None:
     """Logs a metric's values by step."""
     now = _milliseconds()
-    with _mlflow_errors("log metrics"):
+    with mlflow_errors("log metrics"):
         client().log_batch(run_id, metrics=[Metric(name, value, now, step) for step, value in points])
 
 
@@ -110,7 +106,7 @@ def curve(run_id: str, name: str) -> list[tuple[int, float]]:
 
 def log_table(run_id: str, columns: Mapping[str, Sequence[Any]], path: str) -> None:
     """Logs a table, by column, which MLflow's UI shows and compares between runs."""
-    with _mlflow_errors("log a table"):
+    with mlflow_errors("log a table"):
         client().log_table(run_id, {name: list(values) for name, values in columns.items()}, path)
 
 
@@ -123,7 +119,7 @@ def log_datasets(run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
         )
         for each in datasets
     ]
-    with _mlflow_errors("log datasets"):
+    with mlflow_errors("log datasets"):
         client().log_inputs(run_id, inputs)
 
 
@@ -135,7 +131,7 @@ def log_model(
     It stays where it is: `ctr promote` copies the one that is registered.
     """
     now, (dataset, _, digest) = _milliseconds(), data.partition("@")
-    with _mlflow_errors("log a model"):
+    with mlflow_errors("log a model"):
         made = client()
         experiment = made.get_run(run_id).info.experiment_id
         tags = {"path": str(folder), "mlflow.model.isExternal": "true"}
@@ -153,78 +149,21 @@ def log_model(
 
 def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Sets tags of a run."""
-    with _mlflow_errors("set tags"):
+    with mlflow_errors("set tags"):
         for key, value in tags.items():
             client().set_tag(run_id, key, value)
 
 
 def end_run(run_id: str, status: str) -> None:
     """Ends a run as FINISHED, FAILED or KILLED."""
-    with _mlflow_errors("end a run"):
+    with mlflow_errors("end a run"):
         client().set_terminated(run_id, status)
 
 
 def resume_run(run_id: str) -> None:
     """Marks an ended run as running again."""
-    with _mlflow_errors("resume a run"):
+    with mlflow_errors("resume a run"):
         client().update_run(run_id, status="RUNNING")
-
-
-def register(saved_model: Path, run_id: str, example: Mapping[str, Any], reasons: Mapping[str, str]) -> str:
-    """Logs a SavedModel as a pyfunc from code in a run and registers it; returns the version.
-
-    `example` is one raw row by field; `reasons` become tags of the version.
-    """
-    import pandas as pd
-
-    frame = pd.DataFrame([dict(example)])
-    with _mlflow_errors("register the model"), _quiet():
-        made = client()
-        with mlflow.start_run(run_id=run_id):
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(_PYFUNC),
-                artifacts={"saved_model": str(saved_model)},
-                signature=mlflow.models.infer_signature(frame, pd.DataFrame({"probability": [0.5]})),
-                # Named here, as finding them out would load the model in a process of its own.
-                pip_requirements=["tensorflow==2.21.*", "pandas", "numpy"],
-            )
-        version = mlflow.register_model(logged.model_uri, MODEL_NAME).version
-        for key, value in reasons.items():
-            made.set_model_version_tag(MODEL_NAME, version, key, value)
-    return str(version)
-
-
-def set_alias(alias: str, version: str) -> None:
-    """Points an alias of the registered model to a version."""
-    with _mlflow_errors("set an alias"):
-        client().set_registered_model_alias(MODEL_NAME, alias, version)
-
-
-def alias_version(alias: str) -> str | None:
-    """The version that an alias points to; None if there is no such alias or no registered model yet."""
-    made = client()
-    try:
-        return str(made.get_model_version_by_alias(MODEL_NAME, alias).version)
-    except MlflowException:
-        return None
-
-
-def fetch_model(uri: str) -> Path:
-    """The SavedModel folder of a registered model, such as `models:/ctr@champion`. Raises BadInput if there is none."""
-    client()
-    try:
-        with _quiet():
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    except (MlflowException, OSError) as error:
-        raise BadInput(f"no model {uri} in {store()}: {_one_line(error)}; register one with `ctr promote`") from None
-    found = folder / "artifacts" / "saved_model"
-    if not found.is_dir():
-        candidates = sorted(folder.glob("artifacts/*/saved_model.pb"))
-        if not candidates:
-            raise BadInput(f"{uri} in {store()} holds no SavedModel; register one with `ctr promote`")
-        found = candidates[0].parent
-    return found
 
 
 def _milliseconds() -> int:
@@ -233,20 +172,14 @@ def _milliseconds() -> int:
 
 
 @contextlib.contextmanager
-def _mlflow_errors(work: str) -> Generator[None]:
+def mlflow_errors(work: str) -> Generator[None]:
+    """Turns MLflow's errors into WorkFailed, which says which work failed."""
     try:
         yield
     except MlflowException as error:
-        raise WorkFailed(f"MLflow could not {work} in {store()}: {_one_line(error)}") from None
+        raise WorkFailed(f"MLflow could not {work} in {store()}: {one_line(error)}") from None
 
 
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Without MLflow's own progress bars and prints."""
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return " ".join(str(error).split())

@@ -20,7 +20,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     if not is_saved_model(folder):
         what = "does not exist" if not folder.exists() else "holds no SavedModel of this project"
         raise BadInput(f"{folder} {what}; give a folder that `ctr export` made, a run, or models:/ctr@champion")
-    return cast(dict[str, Any], json.loads((folder / "assets" / CARD_FILE).read_text(encoding="utf-8")))
+    path = folder / "assets" / CARD_FILE
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise BadInput(f"{path} cannot be read: {error}; export the model again") from None
 
 
 def read_spec(folder: Path) -> FeatureSpec:

@@ -26,7 +26,7 @@ class ServedModel:
         self.spec = read_spec(folder)
         try:
             self._loaded = tf.saved_model.load(str(folder))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, IndexError, tf.errors.OpError) as error:  # as many as there are files to be cut
             raise BadInput(f"the SavedModel in {folder} cannot be loaded: {' '.join(str(error).split())}") from None
         self.signatures: Mapping[str, Any] = self._loaded.signatures
         self.number_fields = self.spec.schema.number_fields
