@@ -58,8 +58,8 @@ def promote(name: str, data_folder: Path | None, alias: str, force: bool, progre
     if forced or not failed:
         tags = {"spec_digest": card["spec_digest"], "data_digest": card["data_digest"]}
         tags |= {"judged_on": part, "judged_data": data.digest, "champion_before": was or "none"}
-        tags |= {"promoted_at": registry.now_utc(), **{key: str(value) for key, value in figures.items()}}
-        tags |= _reason_tags(reasons, failed)
+        tags |= {key: str(value) for key, value in figures.items() if value is not None}
+        tags |= {"promoted_at": registry.now_utc(), **_reason_tags(reasons, failed)}
         title = "Forced, though the gate refused it:" if forced else "Passed the gate:"
         description = "\n".join([title, *(f"- {reason}" for reason in reasons)])
         run_id = card["run_id"] if tracking.has_run(card["run_id"]) else _run_for(folder, card)
@@ -141,8 +141,8 @@ def _better(
         if force:
             return False, f"not compared with the present model: {text}"
         raise WorkFailed(
-            f"{text}; bring its files back, return to the version before with `ctr rollback --alias {alias}`, or replace it unseen "
-            "with --force"
+            f"{text}; bring its files back, return to the version before with `ctr rollback --alias {alias}`, or "
+            "replace it unseen with --force"
         ) from None
     if champion.card["spec_digest"] == data.spec.digest:
         _, theirs = score_part(champion, data, part, progress)
