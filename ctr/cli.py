@@ -265,7 +265,7 @@ def rollback(alias: Alias = "champion", as_json: Json = False) -> None:
     from ctr.registry import roll_back
 
     result = roll_back(alias)
-    give(result, as_json, title=f"{alias} is version {result['version']} again")
+    give(result, as_json, title="rolled back")
 
 
 @app.command()

@@ -43,6 +43,8 @@ def left(folder: Path) -> set[str]:
         (["predict", "absent", "log.tsv", "--out", "scores.parquet"], "model absent does not exist"),
         (["export", "absent", "--out", "model"], "model absent does not exist"),
         (["promote", "absent"], "model absent does not exist"),
+        (["promote", "absent", "--alias", "two words"], "alias 'two words' cannot be used"),
+        (["rollback", "--alias", "previous"], "alias 'previous' moves with the one whose previous version it is"),
         (["serve", "absent"], "model absent does not exist"),
         (["compare", "absent", "--out", "comparison"], "absent is no prepared data"),
         (["validate", "typo.yaml"], "unknown key 'codistilation'"),
@@ -177,6 +179,18 @@ class TestWithARun:
         assert "exists but is no run" in refused.error
         assert left(tmp_path / "notes") == set()
 
+    @pytest.mark.parametrize("command", ["promote", "evaluate"])
+    def test_comparison_is_no_model_but_its_runs_are(self, project: Project, tmp_path: Path, command: str) -> None:
+        (tmp_path / "comparison" / "search").mkdir(parents=True)
+        (tmp_path / "comparison" / "comparison.json").write_text("{}")
+        (tmp_path / "comparison" / "codistilled-0").symlink_to(project.folder / "run")
+        arguments = ["data"] if command == "evaluate" else []
+        refused = project.ctr(command, tmp_path / "comparison", *arguments)
+        assert refused.code == 2
+        named = f"{tmp_path}/comparison/codistilled-0"
+        assert refused.error.endswith(f"is a comparison, not a model; give one of its runs, such as {named}")
+        assert project.ctr("evaluate", named, "data", "--json").result["rows"] == 400
+
     def test_store_that_cannot_be_used_is_work_failed(self, project: Project, tmp_path: Path) -> None:
         store = {"MLFLOW_TRACKING_URI": "nonsense://nowhere"}
         failed = project.ctr("train", "data", "--out", tmp_path / "run", *tiny(), env=store)
@@ -195,6 +209,7 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
         "compare",
         "export",
         "promote",
+        "rollback",
         "predict",
         "serve",
     ]
