@@ -11,6 +11,8 @@ from features.drift import MOVED
 from features.plots import Interval, Plot, Series, draw
 from features.times import DAY
 
+_HERE = Path(__file__).parent
+
 # A click rate of fewer rows says more of chance than of clicks, and is not drawn.
 _FEW_ROWS = 30
 # Rows that are worked out from a share may be off by rounding.
@@ -47,9 +49,9 @@ def write_html(described: dict[str, Any], path: Path, *, title: str) -> None:
         for part in compared
         if about["stability"][part]["moved"]
     ]
-    _write(
+    write_page(
         path,
-        "report.html.jinja",
+        _HERE / "report.html.jinja",
         title=title,
         report=described,
         rows=rows,
@@ -67,7 +69,30 @@ def write_html(described: dict[str, Any], path: Path, *, title: str) -> None:
 def write_drift_html(found: dict[str, Any], path: Path, *, title: str) -> None:
     """Writes the page of how two logs differ, as `features.drift.drift` found; `title` names both."""
     fields = [{"name": name, **about} for name, about in found["fields"].items()]
-    _write(path, "drift.html.jinja", title=title, found=found, fields=_farthest_first(fields))
+    write_page(path, _HERE / "drift.html.jinja", title=title, found=found, fields=_farthest_first(fields))
+
+
+def write_page(path: Path, template: Path, **figures: Any) -> None:
+    """Writes the page that a template makes of figures; it may extend or import those beside this file."""
+    # Names of files need not be proper text.
+    path.write_text(render(template, **figures), encoding="utf-8", errors="replace")
+
+
+def render(template: Path, **figures: Any) -> str:
+    """The text that a template makes of figures, all of it escaped; one that it wants and does not get is an error."""
+    # Only commands that write a page should pay for it.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment: Any = Environment(
+        loader=FileSystemLoader([template.parent, _HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({"percent": percent, "count": count, "index": index, "cut": cut})
+    environment.globals.update({"SHORT": _SHORT, "TICK": _TICK, "LONG": _LONG, "MOVED": MOVED})
+    return environment.get_template(template.name).render(**figures)
 
 
 def percent(share: float | None) -> str:
@@ -100,24 +125,6 @@ def cut(text: str, most: int = _SHORT) -> str:
     """The text, or its beginning and an ellipsis, with line breaks and the like made visible."""
     kept = text if len(text) <= most else text[: most - 1] + "…"
     return kept.translate(_PICTURES)
-
-
-def _write(path: Path, template: str, **figures: Any) -> None:
-    # Only commands that write a page should pay for it.
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment: Any = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update({"percent": percent, "count": count, "index": index, "cut": cut})
-    environment.globals.update({"SHORT": _SHORT, "TICK": _TICK, "LONG": _LONG, "MOVED": MOVED})
-    page = environment.get_template(template).render(**figures)
-    # Names of files need not be proper text.
-    path.write_text(page, encoding="utf-8", errors="replace")
 
 
 def _farthest_first(fields: list[dict[str, Any]]) -> list[dict[str, Any]]:
