@@ -211,6 +211,7 @@ def compare(
     table(f"comparison {out}, {result['rows']:,} test rows", columns, rows)
     for sentence in result["sentences"]:
         say(sentence)
+    say(f"report: {result['report']}")
     if as_json:
         give(result, as_json, title="")
 

@@ -12,18 +12,21 @@ from numpy.typing import NDArray
 
 from ctr import figures
 from ctr.arm_runs import ArmRuns, Trained
-from ctr.comparison_log import log_comparison
+from ctr.comparison_log import learning_curves, log_comparison
+from ctr.comparison_page import draw_figures, write_comparison_page
 from ctr.config import Config, dump_config
 from ctr.console import Bars
 from ctr.data import Data, Part, in_order, labels_of, weights_of
 from ctr.held_out import refuse_seen_rows
 from ctr.launch import interrupt_on_sigterm
+from ctr.metrics import evaluate
 from ctr.search import Found
 from ctr.segments import time_slices
 from features.errors import BadInput, did_you_mean
 from features.output import file_appears_whole
 
 RESULT_FILE = "comparison.json"
+REPORT_FILE = "report.html"
 SETTINGS_FILE = "comparison-settings.json"
 _TIME, _TIME_SLICES = "time", 5
 _MEANING = {0: "missing", 1: "rare"}
@@ -50,17 +53,33 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, bars: 
     runs = ArmRuns(data, out, config, [name for name in ("validation", "test") if data.parts[name].rows], bars)
     found = runs.search()
     trained = runs.train(found, say)
+    test = data.parts["test"]
+    labels, weights = labels_of(test), weights_of(test)
+    predictions = {arm: [one.predictions["test"] for one in each] for arm, each in trained.items()}
+    scored = {arm: [figures.score(labels, one, weights) for one in each] for arm, each in predictions.items()}
     result = {
-        **_figures(data, config, trained, found, segments, true_scores),
+        **_figures(data, config, labels, weights, trained, scored, found, segments, true_scores),
         "retrainings": config.compare.retrainings,
         "data_digest": data.digest,
         "spec_digest": data.spec.digest,
         "data": str(data.folder),
         "path": str(out),
+        "report": str(out / REPORT_FILE),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    say("writing figures and plots to MLflow")
-    log_comparison(data, out, config, result, trained, found)
+    say(f"writing {out / REPORT_FILE}, and figures and plots to MLflow")
+    curves = learning_curves(trained)
+    shown = draw_figures(
+        result,
+        labels,
+        weights,
+        {arm: each[0] for arm, each in predictions.items()},
+        {arm: each[0] for arm, each in scored.items()},
+        {arm: each[0] for arm, each in curves.items()},
+    )
+    page = out / REPORT_FILE
+    write_comparison_page(result, shown, page)
+    log_comparison(data, out, config, result, labels, weights, trained, scored, curves, found, page, shown.differences)
     with file_appears_whole(out / RESULT_FILE) as aside:
         aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
@@ -129,13 +148,15 @@ def _open(out: Path, data: Data, config: Config) -> None:
 def _figures(
     data: Data,
     config: Config,
+    labels: Array,
+    weights: Array | None,
     trained: Mapping[str, list[Trained]],
+    scored: Mapping[str, list[figures.Scored]],
     found: Mapping[str, Found],
     segments: Mapping[str, figures.Segment],
     true_scores: Array | None,
 ) -> dict[str, Any]:
-    test, validation = data.parts["test"], data.parts["validation"]
-    labels, weights, seed = labels_of(test), weights_of(test), config.train.seed
+    validation, seed = data.parts["validation"], config.train.seed
     fit_labels, fit_weights = labels_of(validation), weights_of(validation)
     predictions = {arm: [one.predictions["test"] for one in each] for arm, each in trained.items()}
     losses = {arm: figures.row_losses(labels, each, weights) for arm, each in predictions.items()}
@@ -144,7 +165,7 @@ def _figures(
     by_field = {name: segment for name, segment in segments.items() if name in config.compare.segments}
     arms: dict[str, dict[str, Any]] = {}
     for arm, each in predictions.items():
-        about = figures.arm_figures(labels, each, losses[arm], weights, seed=seed)
+        about = figures.arm_figures([one.evaluation for one in scored[arm]], each, losses[arm], seed=seed)
         if can_calibrate:
             known = [one.predictions["validation"] for one in trained[arm]]
             about["calibration"] = figures.calibrated((fit_labels, known, fit_weights), labels, each, weights)
@@ -162,7 +183,8 @@ def _figures(
     sentences += [f"{arm} is not surely better than predicting the click rate for every row" for arm in useless]
     if true_scores is not None:
         known = figures.row_losses(labels, [true_scores], weights)
-        arms["truth"] = figures.arm_figures(labels, [true_scores], known, weights, seed=seed)
+        evaluated = [evaluate(labels, true_scores, weights)]
+        arms["truth"] = figures.arm_figures(evaluated, [true_scores], known, seed=seed)
     return {
         "arms": arms,
         "winner": winner,

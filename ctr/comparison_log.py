@@ -1,17 +1,21 @@
 """A comparison in MLflow: each arm and retraining a top-level run, and one run for the whole."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ctr import tracking
 from ctr.arm_runs import RETRAINING_SEEDS, Trained
 from ctr.config import Config
-from ctr.data import Data, labels_of, weights_of
-from ctr.figures import found_settings
-from ctr.metrics import evaluate
+from ctr.data import Data
+from ctr.figures import Scored, found_settings
+from ctr.metrics import Array
+from ctr.plots import reliability_plot, roc_plot, score_histogram
 from ctr.search import Found
+
+# Steps and log loss (nats).
+Curve = Sequence[tuple[int, float]]
 
 _DIFFERENCES = ("better", "worse", "mean", "sentence")
 
@@ -21,12 +25,23 @@ def log_comparison(
     out: Path,
     config: Config,
     result: Mapping[str, Any],
+    labels: Array,
+    weights: Array | None,
     trained: Mapping[str, list[Trained]],
+    scored: Mapping[str, list[Scored]],
+    curves: Mapping[str, list[Curve]],
     found: Mapping[str, Found],
+    page: Path,
+    differences: str | None,
 ) -> None:
-    """Writes figures, learning curves, data sets and models of all arms, and the tables of the comparison."""
-    test = data.parts["test"]
-    labels, weights = labels_of(test), weights_of(test)
+    """Writes figures, plots, data sets and models of all arms, and tables and page of the comparison.
+
+    Args:
+        labels: of the test rows, `[rows]`, like the `weights`, if any.
+        scored: the figures of each arm's retrainings on the test part.
+        curves: their `learning_curves`.
+        differences: the plot of arms against one another, SVG text, if there is one.
+    """
     datasets = _datasets(data)
     shared = {"comparison": out.name, "data_digest": data.digest, "spec_digest": data.spec.digest}
     for arm, each in trained.items():
@@ -37,11 +52,13 @@ def log_comparison(
             params = {"arm": arm, "retraining": retraining, "seed": seed, **(best["settings"] if best else {})}
             name = f"{out.name}/{arm}-{retraining}"
             run_id = tracking.start_run(config.tracking.experiment, name, tags=tags, params=params)
-            figures = evaluate(labels, one.predictions["test"], weights).as_dict()
-            metrics = {f"test_{key}": value for key, value in figures.items() if key != "rows"}
+            figures = scored[arm][retraining]
+            metrics = {f"test_{key}": value for key, value in figures.evaluation.as_dict().items() if key != "rows"}
             tracking.log_metrics(run_id, {**metrics, **result["arms"][arm]["costs"]}, retraining)
-            if one.run_id and (points := tracking.curve(one.run_id, "log_loss")):
+            if points := curves[arm][retraining]:
                 tracking.log_curve(run_id, "validation_log_loss", points)
+            scores = score_histogram(labels, one.predictions["test"], weights)
+            tracking.log_texts(run_id, {**_plots(f"{arm}-{retraining}", figures), "plots/scores.svg": scores})
             tracking.log_files(run_id, {"data": data.folder / "manifest.json"})
             tracking.log_datasets(run_id, datasets)
             if one.model:
@@ -54,12 +71,32 @@ def log_comparison(
                     data=f"{datasets[0]['name']}@{datasets[0]['digest']}",
                 )
             tracking.end_run(run_id, "FINISHED")
-    _log_whole(out, config, result, shared, datasets)
+    run_id = _log_whole(out, config, result, shared, datasets)
+    tracking.log_files(run_id, {"": page})
+    if differences:
+        tracking.log_texts(run_id, {"plots/differences.svg": differences})
+    tracking.end_run(run_id, "FINISHED")
+
+
+def learning_curves(trained: Mapping[str, list[Trained]]) -> dict[str, list[Curve]]:
+    """Of each arm's retrainings the log loss on the validation part by step; empty where none was kept."""
+    return {
+        arm: [tracking.curve(one.run_id, "log_loss") if one.run_id else [] for one in each]
+        for arm, each in trained.items()
+    }
+
+
+def _plots(name: str, scored: Scored) -> dict[str, str]:
+    plots = {"plots/reliability.svg": reliability_plot({name: scored.reliability})}
+    if scored.roc is not None:
+        plots["plots/roc.svg"] = roc_plot({name: scored.roc}, {name: scored.evaluation.auc})
+    return plots
 
 
 def _log_whole(
     out: Path, config: Config, result: Mapping[str, Any], shared: dict[str, str], datasets: list[dict[str, str]]
-) -> None:
+) -> str:
+    """Figures and tables of the comparison; returns the run, which is still open."""
     tags = {**shared, "kind": "comparison", "winner": result["winner"]}
     params = {"arms": ",".join(result["arms"]), "retrainings": result["retrainings"]}
     run_id = tracking.start_run(config.tracking.experiment, out.name, tags=tags, params=params)
@@ -74,7 +111,7 @@ def _log_whole(
     if result["differences"]:
         tracking.log_table(run_id, differences, "differences.json")
     tracking.log_datasets(run_id, datasets)
-    tracking.end_run(run_id, "FINISHED")
+    return run_id
 
 
 def _datasets(data: Data) -> list[dict[str, str]]:

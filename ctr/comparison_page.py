@@ -1,21 +1,21 @@
 """A comparison as a page that people open: its verdict, tables and plots in one file that needs nothing else."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ctr.plots import COLOURS
-from features.html import count, write_page
+from ctr import comparison_tables as tables
+from ctr import plots
+from ctr.figures import Scored
+from ctr.metrics import Array
+from features.html import write_page
 from features.output import file_appears_whole
 
 _TEMPLATE = Path(__file__).parent / "comparison.html.jinja"
-# What is shown where there is no number.
-_DASH = "\N{EN DASH}"
 # What stands below the title, and the words for it.
 _FACTS = (("data", "data"), ("data_digest", "digest"), ("at", "compared at"))
-_CALIBRATIONS: Mapping[str, str] = {"isotonic": "isotonic regression", "platt": "Platt's"}
 
 
 @dataclass(frozen=True)
@@ -30,34 +30,6 @@ class Figures:
     differences: str | None = None
     shared: Sequence[str] = ()
     scores: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
-class Column(NamedTuple):
-    """A column of a table with a row an arm: what it says of one, or a dash."""
-
-    group: str
-    name: str
-    meaning: str
-    cell: Callable[[Mapping[str, Any]], str]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns that say something, and what they say: a row an arm."""
-
-    columns: Sequence[Column]
-    rows: Sequence[tuple[str, Sequence[str]]]
-
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """The headings above the columns' own, and how many columns each spans."""
-        found: list[tuple[str, int]] = []
-        for column in self.columns:
-            if found and found[-1][0] == column.group:
-                found[-1] = (column.group, found[-1][1] + 1)
-            else:
-                found.append((column.group, 1))
-        return found
 
 
 def write_comparison_page(result: Mapping[str, Any], figures: Figures, path: Path) -> None:
@@ -77,18 +49,46 @@ def write_comparison_page(result: Mapping[str, Any], figures: Figures, path: Pat
             best=arms[result["winner"]],
             verdicts=verdicts,
             others=others,
-            arms=_table(_COLUMNS, arms),
+            arms=tables.figures(arms),
             base=base,
             differences=[_difference_cells(each) for each in differences],
             over_retrainings=any(each["retrainings"] is not None for each in differences),
-            calibration=_calibration(arms),
-            settings=_settings(arms),
-            segments=_segments(arms),
+            calibration=tables.calibration(arms),
+            settings=tables.settings(arms),
+            segments=tables.segments(arms),
             segment_arms=[arm for arm, about in arms.items() if about.get("segments")],
             figures=figures,
-            colours=COLOURS,
-            nats=nats,
+            colours=plots.COLOURS,
+            nats=tables.nats,
         )
+
+
+def draw_figures(
+    result: Mapping[str, Any],
+    labels: Array,
+    weights: Array | None,
+    predictions: Mapping[str, Array],
+    scored: Mapping[str, Scored],
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+) -> Figures:
+    """The plots of a comparison.
+
+    Args:
+        labels: of the test rows, `[rows]`, like their `weights`, if any, and each arm's `predictions` to show.
+        scored: the figures of those predictions.
+        curves: each arm's validation log loss (nats) by step; empty for one that has none.
+    """
+    base, differences = against(result)
+    finite = {arm: [point for point in each if math.isfinite(point[1])] for arm, each in curves.items()}
+    rocs = {arm: one.roc for arm, one in scored.items() if one.roc is not None}
+    shared = [plots.reliability_plot({arm: one.reliability for arm, one in scored.items()})]
+    shared += [plots.roc_plot(rocs, {arm: scored[arm].evaluation.auc for arm in rocs})] if rocs else []
+    shared += [plots.learning_curves(finite)] if any(finite.values()) else []
+    return Figures(
+        plots.differences_plot(base, differences) if differences else None,
+        shared,
+        {arm: plots.score_histogram(labels, each, weights) for arm, each in predictions.items()},
+    )
 
 
 def against(result: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
@@ -115,82 +115,6 @@ def against(result: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
     return base, sorted(found, key=lambda each: each["mean"])
 
 
-def nats(value: float | None, sign: str = "") -> str:
-    """Log loss or a difference of two with five decimals; `sign` is + where those above 0 have theirs."""
-    return _DASH if value is None or not math.isfinite(value) else f"{value:{sign}.5f}"
-
-
-def size(number: float | None) -> str:
-    """Bytes in a unit that leaves one to three digits before the point."""
-    if number is None:
-        return _DASH
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= unit:
-            return f"{number / unit:.1f} {name}"
-    return f"{number:.0f} B"
-
-
-def _number(*keys: str, form: Callable[[float | None], str]) -> Callable[[Mapping[str, Any]], str]:
-    """A cell of the number that stands under these keys, one in the other."""
-
-    def cell(about: Mapping[str, Any]) -> str:
-        value: Any = about
-        for key in keys:
-            value = (value or {}).get(key)
-        return form(value)
-
-    return cell
-
-
-def _decimals(digits: int) -> Callable[[float | None], str]:
-    return lambda value: _DASH if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def _interval(about: Mapping[str, Any]) -> str:
-    return f"{nats(about['log_loss']['low'])} to {nats(about['log_loss']['high'])}"
-
-
-def _over_click_rate(about: Mapping[str, Any]) -> str:
-    predicted, rate = about.get("mean_prediction"), about.get("click_rate")
-    return _decimals(3)(predicted / rate if predicted is not None and rate else None)
-
-
-_COLUMNS = (
-    Column("Log loss", "mean", "nats a row, mean over retrainings", _number("log_loss", "mean", form=nats)),
-    Column("Log loss", "95 %", "what other rows would have given the same models", _interval),
-    Column("Log loss", "spread", "standard deviation over retrainings", _number("log_loss", "spread", form=nats)),
-    Column(
-        "",
-        "NE",
-        "normalized entropy: log loss over that of predicting the click rate for every row",
-        _number("normalized_entropy", form=_decimals(4)),
-    ),
-    Column("", "AUC", "chance that a click scores above another row", _number("auc", form=_decimals(4))),
-    Column("", "GAUC", "AUC within the values of a field", _number("gauc", form=_decimals(4))),
-    Column("Calibration", "ECE", "expected calibration error, 20 bins", _number("ece", form=_decimals(4))),
-    Column("Calibration", "pred / rate", "mean prediction over click rate", _over_click_rate),
-    Column("Churn", "mean", "mean |p1 - p2| of two retrainings", _number("churn", form=_decimals(4))),
-    Column("Churn", "relative", "mean 2 |p1 - p2| / (p1 + p2)", _number("relative_churn", form=_decimals(4))),
-    Column("Churn", "logit", "mean |logit p1 - logit p2|", _number("logit_churn", form=_decimals(4))),
-    Column("Training", "seconds", "groups train at the same time", _number("costs", "seconds", form=_decimals(1))),
-    Column("Training", "core-s", "core-seconds of all models", _number("costs", "core_seconds", form=_decimals(1))),
-    Column("Training", "rows/s", "of all models together", _number("costs", "rows_per_second", form=count)),
-    Column("Serving", "models", "that answer", _number("models_served", form=count)),
-    Column("Serving", "tables", "size of the embedding tables", _number("costs", "table_bytes", form=size)),
-    Column(
-        "Serving",
-        "µs/row",
-        "microseconds a row, in large batches by one thread",
-        _number("costs", "microseconds_per_row", form=_decimals(2)),
-    ),
-)
-
-
-def _table(columns: Sequence[Column], arms: Mapping[str, Mapping[str, Any]]) -> Table:
-    told = [column for column in columns if any(column.cell(about) != _DASH for about in arms.values())]
-    return Table(told, [(arm, [column.cell(about) for column in told]) for arm, about in arms.items()])
-
-
 def _sentences(result: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What is said of the best arm and of arms that are of no use, and all else."""
     others = [each["sentence"] for each in result.get("differences") or [] if each["better"] != result["winner"]]
@@ -201,60 +125,8 @@ def _difference_cells(each: Mapping[str, Any]) -> dict[str, str]:
     known = [each[name] for name in ("rows", "retrainings") if each[name] is not None]
     better, worse = (all(sign * low > 0 and sign * high > 0 for low, high in known) for sign in (-1, 1))
     ends = {
-        name: _DASH if each[name] is None else " to ".join(nats(end, "+") for end in each[name])
+        name: tables.DASH if each[name] is None else " to ".join(tables.nats(end, "+") for end in each[name])
         for name in ("rows", "retrainings")
     }
     says = "better" if better else "worse" if worse else "may be chance"
-    return {"arm": each["arm"], "mean": nats(each["mean"], "+"), **ends, "says": says}
-
-
-def _calibration(arms: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Log loss and calibration error as trained, and after each way to calibrate."""
-    known = {arm: about for arm, about in arms.items() if about.get("calibration")}
-    if not known:
-        return None
-    methods: list[str] = list(dict.fromkeys(method for about in known.values() for method in about["calibration"]))
-    columns = [
-        Column("as trained", "log loss", "nats", _number("log_loss", "mean", form=nats)),
-        Column("as trained", "ECE", "", _number("ece", form=_decimals(4))),
-    ]
-    for method in methods:
-        group = _CALIBRATIONS.get(method, method)
-        columns.append(Column(group, "log loss", "nats", _number("calibration", method, "log_loss", form=nats)))
-        columns.append(Column(group, "ECE", "", _number("calibration", method, "ece", form=_decimals(4))))
-    return _table(columns, known)
-
-
-def _settings(arms: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """The best settings that each arm's search found."""
-    known = {arm: about for arm, about in arms.items() if about.get("search")}
-    if not known:
-        return None
-
-    def setting(key: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda about: _setting_text(about["search"]["settings"].get(key))
-
-    keys = list(dict.fromkeys(key for about in known.values() for key in about["search"]["settings"]))
-    columns = [Column("", key, "", setting(key)) for key in keys]
-    columns += [
-        Column("search", "tried", "settings that were trained", _number("search", "trials", form=count)),
-        Column("search", "log loss", "nats, on the validation part", _number("search", "log_loss", form=nats)),
-    ]
-    return _table(columns, known)
-
-
-def _setting_text(value: object) -> str:
-    if value is None:
-        return _DASH
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _segments(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int, list[str]]]:
-    """Of each segment its name, its rows, and each arm's log loss."""
-    known = [about["segments"] for about in arms.values() if about.get("segments")]
-    names = list(dict.fromkeys(name for segments in known for name in segments))
-    found: list[tuple[str, int, list[str]]] = []
-    for name in names:
-        rows = next(segments[name]["rows"] for segments in known if name in segments)
-        found.append((name, rows, [nats(segments.get(name, {}).get("log_loss")) for segments in known]))
-    return found
+    return {"arm": each["arm"], "mean": tables.nats(each["mean"], "+"), **ends, "says": says}

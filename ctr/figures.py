@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,17 @@ from ctr.arm_runs import Trained
 from ctr.arms import RUN_OF
 from ctr.calibration import fit_calibration
 from ctr.intervals import paired_interval, retraining_interval, sentence
-from ctr.metrics import Evaluation, churn, evaluate, logit_churn, relative_churn, weighed_log_loss
+from ctr.metrics import (
+    Evaluation,
+    Reliability,
+    Roc,
+    Tally,
+    churn,
+    evaluate,
+    logit_churn,
+    relative_churn,
+    weighed_log_loss,
+)
 from ctr.search import Found
 from ctr.segments import evaluate_segments, gauc
 
@@ -22,6 +32,23 @@ Segment = tuple[NDArray[np.int64], Mapping[int, str]]
 CALIBRATIONS = ("isotonic", "platt")
 # Segments shown of a field: those with the most rows.
 _MOST_SEGMENTS = 10
+# As many as a plot can show.
+_ROC_POINTS = 200
+
+
+class Scored(NamedTuple):
+    """All figures of one model's predictions, its reliability, and its ROC curve: None without both classes."""
+
+    evaluation: Evaluation
+    reliability: Reliability
+    roc: Roc | None
+
+
+def score(labels: Array, predictions: Array, weights: Array | None) -> Scored:
+    """What predictions `[rows]` are worth, from one tally of them."""
+    tally = Tally.of(labels, predictions, weights)
+    figures = tally.evaluation()
+    return Scored(figures, tally.reliability(), None if np.isnan(figures.auc) else tally.roc(_ROC_POINTS))
 
 
 def row_losses(labels: Array, predictions: Sequence[Array], weights: Array | None) -> list[Array]:
@@ -30,14 +57,14 @@ def row_losses(labels: Array, predictions: Sequence[Array], weights: Array | Non
 
 
 def arm_figures(
-    labels: Array, predictions: Sequence[Array], losses: Sequence[Array], weights: Array | None, *, seed: int
+    each: Sequence[Evaluation], predictions: Sequence[Array], losses: Sequence[Array], *, seed: int
 ) -> dict[str, Any]:
-    """An arm's figures: means over its retrainings, each `[rows]`; log loss with its 95 % interval over rows (nats).
+    """An arm's figures: means over its retrainings; log loss with its 95 % interval over rows (nats).
 
     Args:
+        each: the figures of each retraining's predictions, `[rows]`.
         losses: the `row_losses` of the predictions.
     """
-    each = [evaluate(labels, scores, weights) for scores in predictions]
     mean, low, high = paired_interval(np.mean(losses, axis=0), seed=seed)
     # One member per retraining: the two of a pair learned from one another.
     pairs = list(pairwise(predictions))

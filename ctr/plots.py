@@ -71,7 +71,7 @@ def reliability_plot(arms: Mapping[str, Reliability]) -> str:
         for one, style in zip(arms.values(), _styles(len(arms)), strict=True)
     ]
     end = axis.high
-    return _draw("Click rate by prediction", axis, axis, marks, list(arms), [[(0.0, 0.0), (end, end)]])
+    return _draw("Reliability: click rate by prediction", axis, axis, marks, list(arms), [[(0.0, 0.0), (end, end)]])
 
 
 def score_histogram(labels: Array, predictions: Array, weights: Array | None = None) -> str:
@@ -95,7 +95,7 @@ def score_histogram(labels: Array, predictions: Array, weights: Array | None = N
     across = _Axis("prediction, even in log odds", low, high, _odds_ticks(low, high))
     up = _numbers("", [0.0, *(y for _, mark in shown for _, y in mark.points)], percent=True)
     marks, names = [mark for _, mark in shown], [name for name, _ in shown]
-    return _draw("Share of clicks, and of other rows, by prediction", across, up, marks, names)
+    return _draw("Share of clicks and of other rows by prediction", across, up, marks, names)
 
 
 def roc_plot(arms: Mapping[str, Roc], aucs: Mapping[str, float]) -> str:
@@ -106,24 +106,26 @@ def roc_plot(arms: Mapping[str, Roc], aucs: Mapping[str, float]) -> str:
         for one, style in zip(arms.values(), _styles(len(arms)), strict=True)
     ]
     names = [f"{cut(arm, _NAME)}, AUC {aucs[arm]:.4f}" for arm in arms]
-    title = "Share of clicks by share of other rows, at or above each prediction"
+    title = "ROC: share of clicks by share of other rows"
     return _draw(title, axis, axis, marks, names, [[(0.0, 0.0), (1.0, 1.0)]])
 
 
 def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    """Log loss (nats) by step; points that are not finite are left out. Raises ValueError if no arm has any point."""
-    shown = {arm: [(float(step), loss) for step, loss in each if math.isfinite(loss)] for arm, each in curves.items()}
-    shown = {arm: points for arm, points in shown.items() if points}
-    if not shown:
-        raise ValueError(f"the {len(curves)} learning curves have no finite point to draw; leave the plot out")
-    steps = [step for points in shown.values() for step, _ in points]
-    losses = [loss for points in shown.values() for _, loss in points]
-    marks = [
-        _Mark(style, points, line=len(points) > 1, dots=True)
-        for points, style in zip(shown.values(), _styles(len(shown)), strict=True)
+    """Log loss (nats) by step; an arm without points keeps its colour for itself, and is left out.
+
+    Raises ValueError if no arm has any point.
+    """
+    shown = [
+        (arm, _Mark(style, [(float(step), loss) for step, loss in each], line=len(each) > 1, dots=True))
+        for (arm, each), style in zip(curves.items(), _styles(len(curves)), strict=True)
+        if each
     ]
+    if not shown:
+        raise ValueError(f"none of the {len(curves)} learning curves has a point to draw; leave the plot out")
+    steps, losses = zip(*(point for _, mark in shown for point in mark.points), strict=True)
     across, up = _numbers("step", [0.0, *steps]), _numbers("", losses)
-    return _draw("Validation log loss (nats) by step", across, up, marks, list(shown))
+    title = "Validation log loss (nats) by step"
+    return _draw(title, across, up, [mark for _, mark in shown], [arm for arm, _ in shown])
 
 
 def differences_plot(base: str, differences: Sequence[Mapping[str, Any]]) -> str:
@@ -171,7 +173,7 @@ def _draw(
     """The picture; `styles` are those of the legend's entries when they are not one a mark."""
     right = _WIDTH - _RIGHT
     entries, lines = _legend(legend, styles or [mark.style for mark in marks])
-    top = _HEAD + _LINE * lines + 6
+    top = _HEAD + _LINE * lines + 10
     bottom = top + panel
 
     def place(point: Point) -> Point:

@@ -87,6 +87,13 @@ def log_files(run_id: str, files: Mapping[str, Path]) -> None:
             client().log_artifact(run_id, str(path), folder or None)
 
 
+def log_texts(run_id: str, texts: Mapping[str, str]) -> None:
+    """Logs texts as artifacts, each at the path that is its key; MLflow's UI shows pages (html) and pictures (svg)."""
+    with _mlflow_errors("log artifacts"):
+        for path, text in texts.items():
+            client().log_text(run_id, text, path)
+
+
 def log_curve(run_id: str, name: str, points: Sequence[tuple[int, float]]) -> None:
     """Logs a metric's values by step."""
     now = _milliseconds()

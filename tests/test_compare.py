@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from conftest import COMPARED, Project, Start, tiny
 from mlflow.tracking import MlflowClient
+from pages import read, tables
 from runs import children, wait_for
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -106,6 +107,29 @@ def test_each_arm_and_retraining_is_a_top_level_run(project: Project, compared: 
     assert model.metrics is not None
     linked = {metric.key: (metric.value, metric.dataset_digest) for metric in model.metrics}
     assert linked["test_log_loss"] == (served.data.metrics["test_log_loss"], datasets["data"])
+    for run in runs:
+        names = [file.path for file in client.list_artifacts(run.info.run_id, "plots")]
+        assert names == ["plots/reliability.svg", "plots/roc.svg", "plots/scores.svg"]
+    (whole,) = client.search_runs(
+        [experiment.experiment_id], "tags.comparison = 'comparison' and tags.kind = 'comparison'"
+    )
+    page = project.folder / "comparison" / "report.html"
+    assert compared["report"] == "comparison/report.html"
+    assert Path(client.download_artifacts(whole.info.run_id, "report.html")).read_bytes() == page.read_bytes()
+    assert [file.path for file in client.list_artifacts(whole.info.run_id, "plots")] == ["plots/differences.svg"]
+
+
+def test_page_has_every_arms_log_loss_and_its_plots(project: Project, compared: dict[str, Any]) -> None:
+    page = read(project.folder / "comparison" / "report.html")
+    rows = {row[0]: row[1] for row in tables(page)[0][2:]}
+    assert rows == {arm: f"{about['log_loss']['mean']:.5f}" for arm, about in compared["arms"].items()}
+    # Three arms against the single; reliability, ROC and learning curves of all; and how each arm's scores are spread.
+    names = [picture.attributes["aria-label"].partition(":")[0] for picture in page.every("svg")]
+    assert names[:4] == ["Log loss minus that of single", "Reliability", "ROC", "Validation log loss (nats) by step"]
+    assert len(names) == 4 + 4
+    dots = [len(group.of_class("dot")) for group in list(page.every("svg"))[3].every("g")]
+    # Evaluations after 20, 40 and 50 steps of the two arms that are one model each.
+    assert [count for count in dots if count] == [3, 3]
 
 
 def test_finished_comparison_is_left_alone_and_an_unfinished_one_goes_on(
