@@ -44,6 +44,8 @@ def write_comparison_page(result: Mapping[str, Any], figures: Figures, path: Pat
             title=Path(result["path"]).name if "path" in result else "comparison",
             facts=[(word, result[key]) for key, word in _FACTS if result.get(key)],
             rows=result["rows"],
+            # The truth is an arm of its own, which nobody trained.
+            trained=sum(arm != "truth" for arm in arms),
             retrainings=result.get("retrainings"),
             winner=result["winner"],
             best=arms[result["winner"]],

@@ -110,7 +110,7 @@ def test_each_arm_and_retraining_is_a_top_level_run(project: Project, compared: 
     for run in runs:
         names = [file.path for file in client.list_artifacts(run.info.run_id, "plots")]
         assert names == ["plots/reliability.svg", "plots/roc.svg", "plots/scores.svg"]
-    (whole,) = client.search_runs(
+    whole, *_ = client.search_runs(
         [experiment.experiment_id], "tags.comparison = 'comparison' and tags.kind = 'comparison'"
     )
     page = project.folder / "comparison" / "report.html"

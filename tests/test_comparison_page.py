@@ -175,7 +175,7 @@ def test_title_says_what_was_compared_on_what_and_when(result: dict[str, Any], t
     assert {code.text for code in page.every("code")} >= {"some/data", "9f" * 32, "2026-03-04T05:06:07+00:00"}
     tiles = [tile.text for tile in page.of_class("tile")]
     assert any("25,431" in tile for tile in tiles)
-    assert any("trained 3 times each" in tile for tile in tiles)
+    assert "arms3trained 3 times each" in tiles
     assert any(tile.startswith("best arm") and "codistilled" in tile and "0.44424" in tile for tile in tiles)
 
 
@@ -263,21 +263,27 @@ def test_intervals_over_retrainings_are_left_out_where_each_arm_was_trained_once
 
 def test_names_are_escaped_and_run_nothing(result: dict[str, Any], tmp_path: Path) -> None:
     labels, predictions = made_up()
-    renamed = {HOSTILE if name == "codistilled" else name: about for name, about in result["arms"].items()}
+    result["arms"] = {HOSTILE + name: about for name, about in result["arms"].items()}
     for each in result["differences"]:
-        for key in ("better", "worse", "sentence"):
-            each[key] = each[key].replace("codistilled", HOSTILE)
-    result |= {"arms": renamed, "winner": HOSTILE, "data": HOSTILE, "path": HOSTILE, "sentences": [HOSTILE]}
-    result["arms"]["single"]["segments"][HOSTILE] = {"rows": 1, "log_loss": 0.5}
-    result["arms"]["single"]["search"]["settings"][HOSTILE] = HOSTILE
-    shown = {HOSTILE if name == "codistilled" else name: each for name, each in predictions.items()}
+        each |= {key: HOSTILE + each[key] for key in ("better", "worse", "sentence")}
+    result |= {"winner": f"{HOSTILE}codistilled", "data": HOSTILE, "data_digest": HOSTILE}
+    result["path"] = HOSTILE.replace("/", "|")
+    result["sentences"] = [each["sentence"] for each in result["differences"]]
+    about = result["arms"][f"{HOSTILE}single"]
+    about["segments"][HOSTILE] = {"rows": 1, "log_loss": 0.5}
+    about["search"]["settings"][HOSTILE] = HOSTILE
+    about["calibration"][HOSTILE] = {"log_loss": 0.5, "ece": 0.1}
+    shown = {HOSTILE + name: each for name, each in predictions.items()}
     scored = {name: score(labels, each, None) for name, each in shown.items()}
-    figures = draw_figures(result, labels, None, shown, scored, {HOSTILE: [(1, 0.5), (2, 0.4)]})
+    figures = draw_figures(result, labels, None, shown, scored, {name: [(1, 0.5), (2, 0.4)] for name in shown})
     page = written(result, tmp_path / "report.html", figures)
     assert "<script" not in (tmp_path / "report.html").read_text()
-    assert HOSTILE in {text.text for text in page.every("p", "th", "code")} | {
-        text.attributes.get("title", "") for text in page.every("code")
-    }
+    assert next(page.every("h1")).text == result["path"]
+    assert [said.text for said in page.every("p") if said.text[:-1] in result["sentences"]] == [
+        f"{sentence}." for sentence in result["sentences"]
+    ]
+    names = [code.attributes.get("title") for head in page.every("th") for code in head.every("code")]
+    assert set(result["arms"]) <= set(names)
     for plot in (figures.differences, *figures.shared):
         assert plot is not None
         # Cut, but to the letter.
