@@ -89,7 +89,7 @@ def score_histogram(labels: Array, predictions: Array, weights: Array | None = N
     shown: list[tuple[str, _Mark]] = []
     for name, style, mass in (("other rows", _SHARE, (1 - labels) * one), ("clicks", _CLICK, labels * one)):
         if whole := float(mass.sum()):
-            shares = np.histogram(odds, edges, weights=mass)[0] / whole
+            shares = np.histogram(odds, _BINS, (low, high), weights=mass)[0] / whole
             steps = np.concatenate([[0.0], np.repeat(shares, 2), [0.0]])
             shown.append((name, _Mark(style, _points(np.repeat(edges, 2), steps), filled=True)))
     across = _Axis("prediction, even in log odds", low, high, _odds_ticks(low, high))
