@@ -89,7 +89,7 @@ def log_files(run_id: str, files: Mapping[str, Path]) -> None:
 
 def log_texts(run_id: str, texts: Mapping[str, str]) -> None:
     """Logs texts as artifacts, each at the path that is its key; MLflow's UI shows pages (html) and pictures (svg)."""
-    with _mlflow_errors("log artifacts"):
+    with mlflow_errors("log artifacts"):
         for path, text in texts.items():
             client().log_text(run_id, text, path)
 
