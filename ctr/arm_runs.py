@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ctr.arms import RUN_OF, SINGLES, runs_of, settings_of
+from ctr.arms import RUN_OF, SINGLES, SINGLES_EMA, runs_of, settings_of
 from ctr.baselines import average, logistic_regression
 from ctr.config import Config, with_settings
 from ctr.console import Bars
@@ -106,7 +106,7 @@ class ArmRuns:
         for folder, (number, settings) in zip(folders, trials.items(), strict=True):
             tags = {"kind": "trial", "comparison": self.out.name, "arm": kind, "trial": str(number)}
             config = self._config(kind, 0, settings, seed=_SEARCH_SEED)
-            if kind == SINGLES:
+            if kind in (SINGLES, SINGLES_EMA):
                 # Of independent models one tells as much.
                 config = with_settings(config, {"codistillation.groups": 1})
             jobs.append(self._job(folder, config, f"{kind}, trial {number}", self._steps(kind), tags, None))
@@ -178,13 +178,15 @@ class ArmRuns:
         folder = self._folder(RUN_OF[arm], retraining)
         result = read_run(folder)["result"]
         members = result["members"]
-        if arm == "ensemble":
+        if arm in ("ensemble", "ensemble_ema"):
             each = [self._scores(folder, group) for group in range(len(members))]
             mean = {part: average([scores[part] for scores in each]) for part in self.parts}
             return Trained(mean, members, len(members))
-        served = 0 if arm == "single" else result["served_group"]
+        # Of independent models the first: to choose the better one would be an advantage of its own.
+        first = arm in ("single", "single_ema")
+        served = 0 if first else result["served_group"]
         taught_by = read_run(self._folder(SINGLES, retraining))["result"]["members"] if arm == "distilled" else []
-        trained = [*members[:1], *taught_by] if arm in ("single", "distilled") else members
+        trained = [*members[:1], *taught_by] if first or arm == "distilled" else members
         model = folder / f"group-{served}" / "model"
         return Trained(self._scores(folder, served), trained, 1, members[served]["run_id"], model)
 

@@ -10,13 +10,15 @@ from ctr.runs import member_model
 from features.spec import FeatureSpec
 
 SINGLES = "singles"
+SINGLES_EMA = "singles_ema"
 
-# The run that an arm's predictions come from; the two of the singles' are made of the same models.
+# The run that an arm's predictions come from; an ensemble and its first model are of the same.
 RUN_OF = {
     "single": SINGLES,
     "ensemble": SINGLES,
     "single_wide": "single_wide",
-    "single_ema": "single_ema",
+    "single_ema": SINGLES_EMA,
+    "ensemble_ema": SINGLES_EMA,
     "label_smoothing": "label_smoothing",
     "distilled": "distilled",
     "codistilled": "codistilled",
@@ -34,19 +36,28 @@ def runs_of(arms: Sequence[str]) -> list[str]:
 def settings_of(run: str, config: Config, *, seed: int, spec: FeatureSpec, singles: Path) -> Config:
     """The settings of a run of a comparison: those that all arms share, and what makes the arm.
 
+    The average of past weights is served by the codistilled arm, as configured, and by the rivals that have it in
+    their name; the others serve their last weights.
+
     Args:
         singles: the run folder of the singles of the same retraining, whose models teach the distilled one.
     """
     alone: dict[str, Any] = {"groups": 1}
+    # Groups that do not listen to one another are independent models.
+    independent = {"groups": config.compare.ensemble, "weight": 0.0}
+    last = {"ema": 0.0}
     inputs = (len(spec.sizes) - spec.cross_count) * config.model.embedding_dim + 2 * len(spec.dense_fields)
     changes: dict[str, dict[str, dict[str, Any]]] = {
-        # Groups that do not listen to one another are independent models.
-        SINGLES: {"codistillation": {"groups": config.compare.ensemble, "weight": 0.0}},
-        "single_wide": {"codistillation": alone, "model": {"hidden": twice_the_compute(inputs, config.model.hidden)}},
-        "single_ema": {"codistillation": alone, "train": {"ema": config.compare.ema}},
+        SINGLES: {"codistillation": independent, "train": last},
+        SINGLES_EMA: {"codistillation": independent if "ensemble_ema" in config.compare.arms else alone},
+        "single_wide": {
+            "codistillation": alone,
+            "model": {"hidden": twice_the_compute(inputs, config.model.hidden)},
+            "train": last,
+        },
         "label_smoothing": {
             "codistillation": alone,
-            "train": {"label_smoothing": config.compare.label_smoothing},
+            "train": {"label_smoothing": config.compare.label_smoothing, **last},
         },
         "distilled": {
             "codistillation": {
@@ -54,7 +65,8 @@ def settings_of(run: str, config: Config, *, seed: int, spec: FeatureSpec, singl
                 # Its teachers have learned: there is nothing to wait for.
                 "burn_in_epochs": 0.0,
                 "champion": tuple(str(member_model(singles, g)) for g in range(config.compare.ensemble)),
-            }
+            },
+            "train": last,
         },
         "codistilled": {"codistillation": {"groups": max(config.codistillation.groups, 2)}},
     }

@@ -198,7 +198,7 @@ def compare(
 ) -> None:
     """Search the settings of arms, train them several times and compare them; the same command resumes."""
     from ctr.compare import compare as run_comparison
-    from ctr.compare import comparison_rows
+    from ctr.comparison_tables import comparison_rows
     from ctr.config import load_config
     from ctr.console import give, groups_progress, say, table
     from ctr.data import open_data

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -48,7 +49,7 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, bars: 
     segments = _segments(data.parts["test"], data.spec.id_fields, config)
     true_scores = None if truth is None else true_probabilities(truth, data)
     refuse_seen_rows(data)
-    _open(out, data, config)
+    name = _open(out, data, config)
     interrupt_on_sigterm()
     runs = ArmRuns(data, out, config, [name for name in ("validation", "test") if data.parts[name].rows], bars)
     found = runs.search()
@@ -58,6 +59,7 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, bars: 
     predictions = {arm: [one.predictions["test"] for one in each] for arm, each in trained.items()}
     scored = {arm: [figures.score(labels, one, weights) for one in each] for arm, each in predictions.items()}
     result = {
+        "id": name,
         **_figures(data, config, labels, weights, trained, scored, found, segments, true_scores),
         "retrainings": config.compare.retrainings,
         "data_digest": data.digest,
@@ -85,27 +87,6 @@ def compare(data: Data, out: Path, config: Config, *, truth: Path | None, bars: 
     return result
 
 
-def comparison_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The comparison as a table for people: columns, rows."""
-    columns = ["arm", "log loss", "95 %", "normalised entropy", "AUC", "ECE", "churn", "models served"]
-    rows: list[list[str]] = []
-    for arm, about in result["arms"].items():
-        loss, changed = about["log_loss"], about["churn"]
-        rows.append(
-            [
-                arm,
-                f"{loss['mean']:.5f}",
-                f"{loss['low']:.5f} to {loss['high']:.5f}",
-                f"{about['normalized_entropy']:.4f}",
-                f"{about['auc']:.4f}",
-                f"{about['ece']:.4f}",
-                "-" if changed is None else f"{changed:.4f}",
-                str(about.get("models_served", "-")),
-            ]
-        )
-    return columns, rows
-
-
 def true_probabilities(truth: Path, data: Data) -> Array:
     """The generator's probabilities of the test rows, by row number."""
     if not truth.is_file():
@@ -125,6 +106,9 @@ def _check(data: Data, config: Config) -> None:
         raise BadInput(
             f"the training labels of {data.folder} are all alike (click rate {rate}); there is nothing to learn"
         )
+    averaged = [arm for arm in config.compare.arms if arm.endswith("_ema")]
+    if averaged and not config.train.ema:
+        raise BadInput(f"train.ema is 0, so {averaged[0]} would be no other than without; give it a value such as .995")
     if config.compare.trials and not data.parts["validation"].rows:
         raise BadInput(
             f"{data.folder} has no validation rows by which compare.trials={config.compare.trials} could be judged; "
@@ -132,17 +116,24 @@ def _check(data: Data, config: Config) -> None:
         )
 
 
-def _open(out: Path, data: Data, config: Config) -> None:
-    settings = json.dumps({"data_digest": data.digest, "config": dump_config(config)})
+def _open(out: Path, data: Data, config: Config) -> str:
+    """Begins a comparison or goes on with it; returns its id."""
+    settings = {"data_digest": data.digest, "config": dump_config(config)}
     known = out / SETTINGS_FILE
     if (out / RESULT_FILE).exists():
         raise BadInput(f"comparison {out} is finished already and left as it is; choose another --out")
-    if known.exists() and known.read_text(encoding="utf-8") != settings:
-        raise BadInput(f"comparison {out} was begun with other settings or data; choose another --out")
-    if out.exists() and not known.exists():
+    if known.exists():
+        begun = json.loads(known.read_text(encoding="utf-8"))
+        if {**begun, **settings} != begun:
+            raise BadInput(f"comparison {out} was begun with other settings or data; choose another --out")
+        return begun["id"]
+    if out.exists():
         raise BadInput(f"{out} exists but is no comparison and is left as it is; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    known.write_text(settings, encoding="utf-8")
+    name = uuid4().hex
+    with file_appears_whole(known) as aside:
+        aside.write_text(json.dumps({"id": name, **settings}), encoding="utf-8")
+    return name
 
 
 def _figures(
@@ -176,9 +167,10 @@ def _figures(
         about["costs"] = figures.costs(trained[arm])
         about["search"] = figures.found_settings(arm, found)
         arms[arm] = about
-    winner = min(arms, key=lambda arm: arms[arm]["log_loss"]["mean"])
-    differences = figures.differences(losses, seed=seed)
     useless = figures.not_better_than_the_click_rate(labels, losses, weights, seed=seed)
+    useful = [arm for arm in arms if arm not in useless]
+    winner = min(useful, key=lambda arm: arms[arm]["log_loss"]["mean"]) if useful else None
+    differences = figures.differences(losses, useless, seed=seed)
     sentences = [each["sentence"] for each in differences]
     sentences += [f"{arm} is not surely better than predicting the click rate for every row" for arm in useless]
     if true_scores is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ctr import tracking
 from ctr.arm_runs import RETRAINING_SEEDS, Trained
+from ctr.comparison_tables import comparison_rows
 from ctr.config import Config
 from ctr.data import Data
 from ctr.figures import Scored, found_settings
@@ -43,7 +44,15 @@ def log_comparison(
         differences: the plot of arms against one another, SVG text, if there is one.
     """
     datasets = _datasets(data)
-    shared = {"comparison": out.name, "data_digest": data.digest, "spec_digest": data.spec.digest}
+    # Of a comparison that was stopped while it was written here.
+    tracking.delete_runs(config.tracking.experiment, {"comparison_id": result["id"]})
+    shared = {
+        "comparison": out.name,
+        "comparison_id": result["id"],
+        "data_digest": data.digest,
+        "spec_digest": data.spec.digest,
+    }
+    run_ids: list[str] = []
     for arm, each in trained.items():
         best = found_settings(arm, found)
         for retraining, one in enumerate(each):
@@ -52,6 +61,7 @@ def log_comparison(
             params = {"arm": arm, "retraining": retraining, "seed": seed, **(best["settings"] if best else {})}
             name = f"{out.name}/{arm}-{retraining}"
             run_id = tracking.start_run(config.tracking.experiment, name, tags=tags, params=params)
+            run_ids.append(run_id)
             figures = scored[arm][retraining]
             metrics = {f"test_{key}": value for key, value in figures.evaluation.as_dict().items() if key != "rows"}
             tracking.log_metrics(run_id, {**metrics, **result["arms"][arm]["costs"]}, retraining)
@@ -71,7 +81,8 @@ def log_comparison(
                     data=f"{datasets[0]['name']}@{datasets[0]['digest']}",
                 )
             tracking.end_run(run_id, "FINISHED")
-    run_id = _log_whole(out, config, result, shared, datasets)
+    note = _note(result, tracking.compare_page(config.tracking.experiment, run_ids))
+    run_id = _log_whole(out, config, result, {**shared, "mlflow.note.content": note}, datasets)
     tracking.log_files(run_id, {"": page})
     if differences:
         tracking.log_texts(run_id, {"plots/differences.svg": differences})
@@ -93,11 +104,21 @@ def _plots(name: str, scored: Scored) -> dict[str, str]:
     return plots
 
 
+def _note(result: Mapping[str, Any], page: str) -> str:
+    """What MLflow's UI shows above the run of the whole comparison, in Markdown."""
+    columns, rows = comparison_rows(result)
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns), *(" | ".join(row) for row in rows)]
+    table = "\n".join(f"| {line} |" for line in lines)
+    said = "\n".join(f"- {sentence}" for sentence in result["sentences"])
+    # The UI folds all but the first lines.
+    return f"[All retrainings side by side]({page})\n\n{table}\n\n{said}\n"
+
+
 def _log_whole(
     out: Path, config: Config, result: Mapping[str, Any], shared: dict[str, str], datasets: list[dict[str, str]]
 ) -> str:
     """Figures and tables of the comparison; returns the run, which is still open."""
-    tags = {**shared, "kind": "comparison", "winner": result["winner"]}
+    tags = {**shared, "kind": "comparison", "winner": result["winner"] or "none"}
     params = {"arms": ",".join(result["arms"]), "retrainings": result["retrainings"]}
     run_id = tracking.start_run(config.tracking.experiment, out.name, tags=tags, params=params)
     arms = result["arms"].items()

@@ -48,7 +48,8 @@ def write_comparison_page(result: Mapping[str, Any], figures: Figures, path: Pat
             trained=sum(arm != "truth" for arm in arms),
             retrainings=result.get("retrainings"),
             winner=result["winner"],
-            best=arms[result["winner"]],
+            # Without a winner, any: the click rate is the same for all.
+            best=arms[result["winner"] or next(iter(arms))],
             verdicts=verdicts,
             others=others,
             arms=tables.figures(arms),
@@ -99,7 +100,7 @@ def against(result: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
     Returns that arm and, of each other one, its name as `arm`, `mean` (nats), and low and high of the 95 % intervals
     over `rows` and `retrainings`, None where there is none.
     """
-    base = "single" if "single" in result["arms"] else result["winner"]
+    base = "single" if "single" in result["arms"] else result["winner"] or next(iter(result["arms"]))
     found: list[dict[str, Any]] = []
     for each in result.get("differences") or []:
         # They say by how much the better arm is better: the worse one minus it.

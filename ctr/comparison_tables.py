@@ -40,6 +40,27 @@ class Table:
         return found
 
 
+def comparison_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The comparison as a table for people: columns, rows."""
+    columns = ["arm", "log loss", "95 %", "normalised entropy", "AUC", "ECE", "churn", "models served"]
+    rows: list[list[str]] = []
+    for arm, about in result["arms"].items():
+        loss, changed = about["log_loss"], about["churn"]
+        rows.append(
+            [
+                arm,
+                f"{loss['mean']:.5f}",
+                f"{loss['low']:.5f} to {loss['high']:.5f}",
+                f"{about['normalized_entropy']:.4f}",
+                f"{about['auc']:.4f}",
+                f"{about['ece']:.4f}",
+                "-" if changed is None else f"{changed:.4f}",
+                str(about.get("models_served", "-")),
+            ]
+        )
+    return columns, rows
+
+
 def nats(value: float | None, sign: str = "") -> str:
     """Log loss or a difference of two with five decimals; `sign` is + where those above 0 have theirs."""
     return DASH if value is None or not math.isfinite(value) else f"{value:{sign}.5f}"

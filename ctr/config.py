@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from features.schema import Schema
 
 Arm = Literal[
-    "logistic", "single", "single_wide", "single_ema", "label_smoothing", "ensemble", "distilled", "codistilled"
+    "logistic",
+    "single",
+    "single_wide",
+    "single_ema",
+    "label_smoothing",
+    "ensemble",
+    "ensemble_ema",
+    "distilled",
+    "codistilled",
 ]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -114,7 +122,7 @@ class Train(Strict):
     checkpoint_every: int = Field(default=200, ge=1)  # steps
     early_stopping: int = Field(default=2, ge=0)  # evaluations without a better log loss that end a phase at its best
     label_smoothing: Share = 0.0  # how far labels are moved towards the training click rate
-    ema: float = Field(default=0.0, ge=0, lt=1)  # decay a step of the average of the weights that is served; 0: none
+    ema: float = Field(default=0.995, ge=0, lt=1)  # decay a step of the average of the weights that is served; 0: none
     calibration: Literal["none", "isotonic", "platt"] = "none"  # fitted on the validation part, in the served graph
     warm_start: str | None = None  # a run whose weights this one begins with
     restarts: int = Field(default=3, ge=0)  # of a group that died
@@ -128,7 +136,6 @@ class Compare(Strict):
     retrainings: int = Field(default=3, ge=1)
     trials: int = Field(default=8, ge=0)  # of each arm's search of its own settings; 0: all have those given
     ensemble: int = Field(default=2, ge=2, le=16)  # models in it, and teachers of the distilled one
-    ema: float = Field(default=0.999, gt=0, lt=1)  # train.ema of single_ema
     label_smoothing: float = Field(default=0.05, gt=0, lt=1)  # train.label_smoothing of label_smoothing
     segments: tuple[str, ...] = ()  # fields, or "time", by whose values figures are given too
     gauc: str | None = None  # the field within whose values clicks are ranked for GAUC

@@ -82,12 +82,18 @@ def arm_figures(
     }
 
 
-def differences(losses: Mapping[str, Sequence[Array]], *, seed: int) -> list[dict[str, Any]]:
-    """Every arm against every worse one, the best arm's first: `row_losses` paired by rows and by retrainings."""
+def differences(losses: Mapping[str, Sequence[Array]], useless: Sequence[str], *, seed: int) -> list[dict[str, Any]]:
+    """Every arm against every worse one, the best arm's first: `row_losses` paired by rows and by retrainings.
+
+    Of two `useless` arms, those not better than the click rate, none is called better: they differ in what they have
+    learned of noise.
+    """
     whole = {arm: np.mean(each, axis=0) for arm, each in losses.items()}
     ranked = sorted(whole, key=lambda arm: float(whole[arm].mean()))
     found: list[dict[str, Any]] = []
     for better, worse in combinations(ranked, 2):
+        if better in useless and worse in useless:
+            continue
         rows = paired_interval(whole[worse] - whole[better], seed=seed)
         gains = np.array([float((b - a).mean()) for a, b in zip(losses[better], losses[worse], strict=True)])
         retrainings = retraining_interval(gains)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
@@ -61,6 +62,22 @@ def _experiment_id(made: MlflowClient, name: str) -> str:
             if found is None:
                 raise
     return found.experiment_id
+
+
+def delete_runs(experiment: str, tags: Mapping[str, str]) -> None:
+    """Deletes the runs of an experiment that have these tags; MLflow's UI still shows them among deleted ones."""
+    wanted = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
+    with mlflow_errors("delete runs"):
+        made = client()
+        for run in made.search_runs([_experiment_id(made, experiment)], wanted):
+            made.delete_run(run.info.run_id)
+
+
+def compare_page(experiment: str, run_ids: Sequence[str]) -> str:
+    """Where MLflow's UI compares these runs, relative to its own address."""
+    with mlflow_errors("find an experiment"):
+        experiment_id = _experiment_id(client(), experiment)
+    return f"#/compare-runs?runs={quote(json.dumps(run_ids))}&experiments={quote(json.dumps([experiment_id]))}"
 
 
 def has_run(run_id: str) -> bool:

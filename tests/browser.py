@@ -24,9 +24,9 @@ def open_browser() -> Iterator[tuple[Page, list[str]]]:
     errors: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=SWITCHES)
-        page = browser.new_page(viewport={"width": 3200, "height": 1200})
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        yield page, errors
+        context = browser.new_context(viewport={"width": 3200, "height": 1200})
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        yield context.new_page(), errors
         browser.close()
 
 

@@ -37,9 +37,15 @@ def test_what_makes_each_arm() -> None:
     shared, singles = settings("singles", "compare.ensemble=4")
     assert (singles.codistillation.groups, singles.codistillation.weight) == (4, 0)
     assert singles.model == shared.model
-    assert settings("single_ema", "compare.ema=0.99")[1].train.ema == 0.99
+    assert settings("codistilled", "train.ema=0.9")[1].train.ema == 0.9
+    averaged = settings("singles_ema", "train.ema=0.9")[1]
+    assert (averaged.train.ema, averaged.codistillation.groups) == (0.9, 1)
+    averaged = settings("singles_ema", "compare.arms=[single_ema,ensemble_ema]")[1].codistillation
+    assert (averaged.groups, averaged.weight) == (2, 0)
+    for run in ("singles", "single_wide", "label_smoothing", "distilled"):
+        assert settings(run, "train.ema=0.9")[1].train.ema == 0
     assert settings("label_smoothing", "compare.label_smoothing=0.2")[1].train.label_smoothing == 0.2
-    for run in ("single_wide", "single_ema", "label_smoothing", "distilled"):
+    for run in ("single_wide", "singles_ema", "label_smoothing", "distilled"):
         assert settings(run)[1].codistillation.groups == 1
     distilled = settings("distilled", "codistillation.weight=2")[1].codistillation
     assert distilled.champion == ("out/singles-0/group-0/model", "out/singles-0/group-1/model")

@@ -143,27 +143,34 @@ def test_finished_comparison_is_left_alone_and_an_unfinished_one_goes_on(
     resumed = project.ctr("compare", "data", "--out", "comparison", *tiny(), *COMPARED)
     assert "step" not in resumed.err
     assert resumed.result["arms"] == compared["arms"]
+    # MLflow has them once.
+    client = MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("ctr")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], f"tags.comparison_id = '{compared['id']}'")
+    assert len(runs) == 9
     other = project.ctr("compare", "data", "--out", "comparison", *tiny(train__epochs="3"), *COMPARED)
     assert other.code == 2
 
 
 def test_rival_arms_are_runs_of_their_own_and_the_distilled_one_learns_from_the_singles(project: Project) -> None:
-    arms = ["single", "single_wide", "single_ema", "label_smoothing", "ensemble", "distilled"]
+    arms = ["single", "single_wide", "single_ema", "label_smoothing", "ensemble", "ensemble_ema", "distilled"]
     settings = [
         *tiny(codistillation__weight="5"),
         f"compare.arms=[{','.join(arms)}]",
         "compare.retrainings=1",
         "compare.trials=0",
     ]
-    settings += ["compare.ema=0.9", "compare.label_smoothing=0.5"]
+    settings += ["train.ema=0.9", "compare.label_smoothing=0.5"]
     compared = project.ctr("compare", "data", "--out", "rivals", *settings, "--json", timeout=600).result
     assert list(compared["arms"]) == arms
     found = {}
-    for run in ("singles", "single_wide", "single_ema", "label_smoothing", "distilled"):
+    runs = {"singles": "single", "singles_ema": "single_ema"}
+    runs |= {arm: arm for arm in ("single_wide", "label_smoothing", "distilled")}
+    for run, arm in runs.items():
         frame = pl.read_parquet(project.folder / "rivals" / f"{run}-0" / "group-0" / "scores-test.parquet")
         found[run] = frame["probability"].to_numpy()
         labels = frame["label"].to_numpy()
-        arm = "single" if run == "singles" else run
         assert compared["arms"][arm]["log_loss"]["mean"] == pytest.approx(log_loss(labels, found[run]))
         config = (project.folder / "rivals" / f"{run}-0" / "config.yaml").read_text()
         assert ("champion: null" in config) == (run != "distilled")
@@ -171,7 +178,7 @@ def test_rival_arms_are_runs_of_their_own_and_the_distilled_one_learns_from_the_
     average = (found["singles"] + other["probability"].to_numpy()) / 2
     # The student comes closer to its teachers' mean than any model that learned from labels alone.
     distance = {run: float(np.abs(each - average).mean()) for run, each in found.items()}
-    assert distance["distilled"] < min(distance["single_wide"], distance["label_smoothing"], distance["single_ema"])
+    assert distance["distilled"] < min(distance["single_wide"], distance["label_smoothing"], distance["singles_ema"])
     # Labels moved half-way to the click rate make predictions vary less.
     assert found["label_smoothing"].std() < 0.8 * found["singles"].std()
 
