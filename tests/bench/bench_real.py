@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from shared import ARMS, mean_churn, prepared, print_arms, print_found, quiet_tracking, test_predictions
+from shared import ARMS, interval_text, mean_churn, prepared, print_arms, print_found, quiet_tracking, test_predictions
 
 from ctr.config import load_config
 from ctr.data import labels_of
@@ -60,7 +60,11 @@ def main() -> None:
                 churns[arm].append(churn[arm])
     print(f"mean of {given.splits} splits, {given.retrainings} retrainings each, {os.cpu_count()} cores", *given.set)
     mean = {arm: float(np.mean(each)) for arm, each in churns.items()}
-    print_arms({arm: np.array(each) for arm, each in losses.items()}, mean)
+    whole = {arm: np.array(each) for arm, each in losses.items()}
+    print_arms(whole, mean)
+    for other in ("single", "ensemble", "single_ema", "ensemble_ema"):
+        if other in whole:
+            print(f"codistilled minus {other}: {interval_text(whole['codistilled'] - whole[other])}")
     better = float(np.mean(losses["codistilled"]) - np.mean(losses["single"]))
     ratio = mean["codistilled"] / mean["single"]
     print(f"codistilled minus single {better:+.5f} (below 0: {'yes' if better < 0 else 'NO'})")

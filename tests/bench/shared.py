@@ -15,13 +15,14 @@ from ctr.arm_runs import ArmRuns
 from ctr.config import Config
 from ctr.console import groups_progress, say
 from ctr.data import Data, open_data
+from ctr.intervals import retraining_interval
 from ctr.launch import train_run
 from ctr.metrics import churn
 from ctr.runs import scores_file
 from ctr.search import Found
 
 # What a codistilled model is set against.
-ARMS = ["single", "ensemble", "codistilled", "label_smoothing", "single_ema"]
+ARMS = ["single", "ensemble", "codistilled", "label_smoothing", "single_ema", "ensemble_ema"]
 
 Array = NDArray[np.float64]
 
@@ -70,6 +71,14 @@ def print_arms(losses: Mapping[str, Array], churns: Mapping[str, float]) -> None
     for arm, loss in losses.items():
         against = "  ".join(f"{_difference(loss - losses[other]):<18}" for other in ("single", "ensemble"))
         print(f"{arm:<16} {loss.mean():9.5f}  {against} {churns[arm]:7.4f} {churns[arm] / churns['single']:10.2f}")
+
+
+def interval_text(differences: Array) -> str:
+    """Mean of differences `[trainings]` (nats) and its 95 % interval over them."""
+    found = retraining_interval(differences)
+    if found is None:
+        return f"{differences.mean():+.5f}"
+    return "{:+.5f} (95 %: {:+.5f} to {:+.5f})".format(*found)
 
 
 def _difference(each: Array) -> str:
