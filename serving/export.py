@@ -1,9 +1,8 @@
 """A trained model and the feature graph as one SavedModel that takes raw rows."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -12,8 +11,9 @@ from features.graph import FeatureGraph
 from features.output import appears_whole
 from features.schema import Schema
 from features.spec import FeatureSpec
-from serving.card import CARD_FILE
+from serving.card import write_calibration, write_card
 from serving.table import interpolate
+from serving.warmup import write_warmup
 
 # What an integer field of a tf.Example that is absent is read as, before it becomes NaN.
 _NO_INTEGER = tf.int64.min
@@ -21,6 +21,20 @@ _NO_INTEGER = tf.int64.min
 
 # Logits and what they are calibrated to, `[knots]` each: see `serving.table.interpolate`.
 Table = tuple[Sequence[float] | NDArray[Any], Sequence[float] | NDArray[Any]]
+
+
+class Scorer(NamedTuple):
+    """A model that is served.
+
+    Attributes:
+        logits: maps ids int32 `[batch, fields]` and dense float32 `[batch, numbers]` to logits `[batch, 1]`.
+        variables: what `logits` reads.
+        calibration: the table that its logits go through; None: there is none.
+    """
+
+    logits: Callable[[Any, Any], Any]
+    variables: Sequence[Any]
+    calibration: Table | None = None
 
 
 def export(
@@ -31,52 +45,51 @@ def export(
     card: dict[str, Any],
     calibration: Table | None = None,
 ) -> list[str]:
-    """Writes the SavedModel folder `out`; returns the names of its signatures.
+    """Writes the SavedModel of one model, a `Scorer`, as the folder `out`; returns the names of its signatures.
 
-    `logits` maps ids int32 `[batch, fields]` and dense float32 `[batch, numbers]` to logits `[batch, 1]` and reads
-    `variables`. With a `calibration` all signatures give the probability of the calibrated logit; the variables stay
-    as they are. The feature spec and `card` (what the model is: run, metrics, digests) go into its assets. Raises
-    BadInput if `out` exists.
+    With a `calibration` all signatures give the probability of the calibrated logit; the variables stay as they are.
+    Raises BadInput if `out` exists.
     """
-    module = _Serving(logits, variables, spec, calibration)
+    with appears_whole(out) as folder:
+        return write_saved_model([Scorer(logits, variables, calibration)], spec, folder, card)
+
+
+def write_saved_model(models: Sequence[Scorer], spec: FeatureSpec, folder: Path, card: dict[str, Any]) -> list[str]:
+    """Writes the SavedModel whose probability is the mean of the models' into a folder; returns its signatures' names.
+
+    The models share one feature graph. The feature spec, `card` (what the model is: run, metrics, digests) and the
+    calibration of a single model go into its assets, requests to warm it up with into `assets.extra`.
+    """
+    module = _Serving(models, spec)
     signatures = {
         "serving_default": module.from_raw.get_concrete_function(),
         "serialize": module.from_examples.get_concrete_function(),
         "packed": module.from_packed.get_concrete_function(),
     }
-    with appears_whole(out) as folder:
-        tf.saved_model.save(module, str(folder), signatures=signatures)
-        assets = folder / "assets"
-        assets.mkdir(exist_ok=True)
-        spec.save(assets)
-        about = {**card, "spec_digest": spec.digest, "signatures": list(signatures)}
-        (assets / CARD_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    (folder / "assets").mkdir(exist_ok=True)
+    spec.save(folder / "assets")
+    write_card(folder, {**card, "spec_digest": spec.digest, "signatures": list(signatures)})
+    if len(models) == 1 and models[0].calibration is not None:
+        write_calibration(folder, *models[0].calibration)
+    write_warmup(folder, spec)
     return list(signatures)
 
 
 class _Serving(tf.Module):
     """What is saved: variables and the three functions that read them."""
 
-    def __init__(
-        self,
-        logits: Callable[[Any, Any], Any],
-        variables: Sequence[Any],
-        spec: FeatureSpec,
-        calibration: Table | None,
-    ):
+    def __init__(self, models: Sequence[Scorer], spec: FeatureSpec):
         super().__init__(name="ctr")
         # Tracked as bare variables, not as Keras layers: whoever loads the SavedModel needs no Keras.
-        self.weights = list(variables)
+        self.weights = [variable for model in models for variable in model.variables]
         self.features = FeatureGraph(spec)
         ids = tf.TensorSpec([None, len(spec.id_fields)], tf.int32, "ids")
         dense = tf.TensorSpec([None, len(spec.dense_fields)], tf.float32, "dense")
         examples = tf.TensorSpec([None], tf.string, "examples")
 
         def probability(ids: Any, dense: Any) -> dict[str, Any]:
-            logit = logits(ids, dense)[:, 0]
-            if calibration is not None:
-                logit = interpolate(logit, *calibration)
-            return {"probability": tf.cast(tf.sigmoid(logit), tf.float32)}
+            return {"probability": tf.add_n([_probability(model, ids, dense) for model in models]) / len(models)}
 
         def from_raw(raw: dict[str, Any]) -> dict[str, Any]:
             return probability(*self.features.encode(raw))
@@ -90,6 +103,14 @@ class _Serving(tf.Module):
         self.from_raw = tf.function(from_raw, input_signature=[self.features.raw_signature])
         self.from_examples = tf.function(from_examples, input_signature=[examples])
         self.from_packed = tf.function(from_packed, input_signature=[ids, dense])
+
+
+def _probability(model: Scorer, ids: Any, dense: Any) -> Any:
+    """Float32 `[batch]`."""
+    logit = model.logits(ids, dense)[:, 0]
+    if model.calibration is not None:
+        logit = interpolate(logit, *model.calibration)
+    return tf.cast(tf.sigmoid(logit), tf.float32)
 
 
 def _parse_examples(examples: Any, schema: Schema) -> dict[str, Any]:

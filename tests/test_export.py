@@ -1,11 +1,14 @@
 """A small model with times, quantiles and weights, exported: every way in gives what the prepared folder gives."""
 
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from helpers import prepare_small
 from numpy.typing import NDArray
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog  # pyright: ignore
 
 import ctr  # noqa: F401 - sets TensorFlow to Keras 2
 from ctr.data import in_order, open_data
@@ -16,6 +19,7 @@ from features.split import Split
 from serving.export import export
 from serving.model import ServedModel
 from serving.rows import check_row, to_columns
+from serving.warmup import WARMUP_FILE, made_up_columns, write_warmup
 
 import tensorflow as tf  # isort: skip
 import tf_keras  # isort: skip
@@ -138,3 +142,43 @@ def test_examples_are_served_as_the_pipeline_encodes_them(served: Served) -> Non
                 features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
         examples.append(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
     np.testing.assert_allclose(served.model.from_examples(examples), served.expected, atol=1e-6)
+
+
+def test_warm_up_requests_are_read_by_tensorflow_serving_and_answered(served: Served) -> None:
+    """Of 1 row and of 64 for each signature, in its own protos, in the inputs that the signature has."""
+    records = tf.data.TFRecordDataset(str(served.model.folder / "assets.extra" / "tf_serving_warmup_requests"))
+    requests = [PredictionLog.FromString(record.numpy()).predict_log.request for record in records]
+    answered: dict[tuple[str, int], NDArray[np.float32]] = {}
+    for request in requests:
+        assert request.model_spec.name == "ctr"
+        signature = served.model.signatures[request.model_spec.signature_name]
+        inputs = {name: tf.constant(tf.make_ndarray(tensor)) for name, tensor in request.inputs.items()}
+        assert set(inputs) == set(signature.structured_input_signature[1])
+        scores = signature(**inputs)["probability"].numpy()
+        answered[request.model_spec.signature_name, len(scores)] = scores
+    expected = {(name, rows) for name in ("serving_default", "serialize", "packed") for rows in (1, 64)}
+    assert set(answered) == expected
+    assert len(requests) == len(expected)
+    for rows in (1, 64):
+        # The same rows, as raw fields and as tf.Examples.
+        np.testing.assert_array_equal(answered["serving_default", rows], answered["serialize", rows])
+    for scores in answered.values():
+        assert ((scores >= 0) & (scores <= 1)).all()
+    assert len(set(answered["serving_default", 64].tolist())) > 10
+
+
+def test_warm_up_requests_have_missing_values_and_none_of_the_log(served: Served) -> None:
+    """And times that can be read."""
+    columns = made_up_columns(SCHEMA, 64)
+    assert {name: len(values) for name, values in columns.items()} == dict.fromkeys("tnqab", 64)
+    for name in "nq":
+        assert 0 < np.isnan(columns[name]).sum() < 64
+    for name in "ab":
+        assert 0 < columns[name].count("") < 64
+        assert not {row.get(name, "absent") for row in served.rows} & set(columns[name])
+    assert all(re.fullmatch(r"2311\d\d\d\d", time) for time in columns["t"])
+
+
+def test_warm_up_requests_are_the_same_bytes_each_time(served: Served, tmp_path: Path) -> None:
+    write_warmup(tmp_path, served.model.spec)
+    assert (tmp_path / WARMUP_FILE).read_bytes() == (served.model.folder / WARMUP_FILE).read_bytes()
