@@ -8,8 +8,10 @@ from ctr.optimizers import make_optimizer
 from features.spec import FeatureSpec
 
 
-def build_model(spec: FeatureSpec, config: Config, *, seed: int = 0, click_rate: float | None = None) -> WideAndDeep:
-    """A model for rows that `spec` encoded, which at first predicts about `click_rate`."""
+def build_model(
+    spec: FeatureSpec, config: Config, *, seed: int = 0, click_rate: float | None = None, tables: str = "float32"
+) -> WideAndDeep:
+    """A model for rows that `spec` encoded, which at first predicts about `click_rate`; its tables are of this type."""
     model: Any = WideAndDeep  # which Keras's __new__ is said to return something else than
     return model(
         sizes=spec.sizes,
@@ -25,6 +27,7 @@ def build_model(spec: FeatureSpec, config: Config, *, seed: int = 0, click_rate:
         embedding_l2=config.optimizer.embedding_l2,
         label_smoothing=config.train.label_smoothing,
         seed=seed,
+        tables=tables,
         click_rate=min(max(click_rate or 0.0, 1e-4), 1 - 1e-4),
     )
 

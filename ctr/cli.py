@@ -220,17 +220,17 @@ def compare(
 def export(
     run: Annotated[str, typer.Argument(help="A run that `ctr train` finished.")],
     out: Annotated[Path, typer.Option(help="The SavedModel folder to make.")],
+    tables: Annotated[str | None, typer.Option(help="What tables are kept in: float32, bfloat16 or float16.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Prepared data to measure the cost of 16 bits on.")] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="The average of all groups instead of one.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write the served model of a run as a SavedModel that takes raw rows."""
-    from ctr.console import give
-    from ctr.runs import find_model
-    from features.output import copy_whole
-    from serving.card import read_card
+    from ctr.console import give, rows_progress
+    from ctr.exporting import export_model
 
-    model = find_model(run)
-    copy_whole(model, out)
-    result = {"path": str(out), "signatures": read_card(out)["signatures"]}
+    with rows_progress() as progress:
+        result = export_model(run, out, tables=tables, data=data, ensemble=ensemble, progress=progress)
     give(result, as_json, title=f"exported {run}", more=[f"signatures: {', '.join(result['signatures'])}"])
 
 

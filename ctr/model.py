@@ -39,6 +39,7 @@ class WideAndDeep(tfrs.Model):
         embedding_l2: float = 0.0,
         label_smoothing: float = 0.0,
         seed: int = 0,
+        tables: str = "float32",
     ):
         """Builds every weight.
 
@@ -53,6 +54,8 @@ class WideAndDeep(tfrs.Model):
             label_smoothing: share by which labels are moved towards the click rate: what Anil et al. 2018 call
                 unigram smoothing.
             seed: of dropout.
+            tables: what the weights with a row for each id are kept in: `float32` to train them, `bfloat16` or
+                `float16` to serve them.
         """
         super().__init__(name="wide_and_deep")
         self.field_count, self.dense_count, self.embedding_dim = len(sizes), dense_count, embedding_dim
@@ -63,8 +66,10 @@ class WideAndDeep(tfrs.Model):
         self.starts = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
         self.rows, self.deep_rows = sum(sizes), sum(sizes[: self.deep_count])
         small = keras.initializers.RandomNormal(stddev=0.01)
-        self.table = self.add_weight(name="table", shape=[self.deep_rows, embedding_dim], initializer=small)
-        self.wide = self.add_weight(name="wide", shape=[self.rows, 1], initializer="zeros")
+        self.table = self.add_weight(
+            name="table", shape=[self.deep_rows, embedding_dim], initializer=small, dtype=tables
+        )
+        self.wide = self.add_weight(name="wide", shape=[self.rows, 1], initializer="zeros", dtype=tables)
         self.wide_dense = self.add_weight(name="wide_dense", shape=[2 * dense_count, 1], initializer="zeros")
         policy = keras.mixed_precision.Policy("float32" if compute == "float32" else f"mixed_{compute}")
         self.crossed: list[Any] = [
@@ -124,7 +129,7 @@ class WideAndDeep(tfrs.Model):
         deep = tf.cast(tf.reshape(embedded, [-1, self.deep_count * self.embedding_dim]), self.compute_type)
         missing = tf.math.is_nan(inputs["dense"])
         dense = tf.concat([tf.where(missing, 0.0, inputs["dense"]), tf.cast(missing, tf.float32)], axis=1)
-        wide = tf.reduce_sum(wide, axis=1) + tf.matmul(dense, self.wide_dense)
+        wide = tf.reduce_sum(tf.cast(wide, tf.float32), axis=1) + tf.matmul(dense, self.wide_dense)
         deep = tf.concat([deep, tf.cast(dense, self.compute_type)], axis=1) if self.dense_count else deep
         first = deep
         for layer in self.crossed:

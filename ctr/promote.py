@@ -12,8 +12,8 @@ from ctr import registry, tracking
 from ctr.data import Data, in_order, open_data, weights_of
 from ctr.intervals import paired_interval
 from ctr.metrics import chance_calibration_error, evaluate, weighed_log_loss
-from ctr.runs import find_model, is_run, read_run
-from ctr.scoring import check_same_spec, score_part
+from ctr.runs import find_model
+from ctr.scoring import check_same_spec, held_out, score_part, trained_on
 from features.encode import encode_dense, encode_ids
 from features.errors import BadInput, WorkFailed
 from features.progress import Progress
@@ -37,9 +37,9 @@ def promote(name: str, data_folder: Path | None, alias: str, force: bool, progre
     registry.check_alias(alias)
     folder = find_model(name)
     card = read_card(folder)
-    data = open_data(data_folder or _data_of(name, card))
+    data = open_data(data_folder or trained_on(name, card, "judge"))
     check_same_spec(card["spec_digest"], data)
-    part = _held_out(data)
+    part = held_out(data, "judge")
     was = registry.aliases().get(alias)
     model = ServedModel(folder)
     labels, scores = score_part(model, data, part, progress)
@@ -85,24 +85,6 @@ def _reason_tags(reasons: Sequence[str], failed: Sequence[str]) -> dict[str, str
     if failed:
         tags |= {"forced": "true"} | {f"would_have_refused_{index}": reason for index, reason in enumerate(failed)}
     return tags
-
-
-def _data_of(name: str, card: dict[str, Any]) -> Path:
-    folder = Path(read_run(Path(name))["data"] if is_run(Path(name)) else card["data"])
-    if not folder.is_dir():
-        raise BadInput(f"the data that {name} was trained on, {folder}, are gone; say what to judge on with --data")
-    return folder
-
-
-def _held_out(data: Data) -> str:
-    """The part to judge on."""
-    for part in ("test", "validation"):
-        if data.parts[part].rows:
-            return part
-    raise BadInput(
-        f"{data.folder} has neither test nor validation rows to judge on; prepare a log with prepare.test above 0, or "
-        "name other data with --data"
-    )
 
 
 def _caution(who: str, card: dict[str, Any], data: Data, part: str) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ctr.data import Data, in_order, is_data, open_data, weights_of
 from ctr.metrics import evaluate
-from ctr.runs import find_model
+from ctr.runs import find_model, is_run, read_run
 from features.errors import BadInput
 from features.parse import WEIGHT
 from features.progress import Progress
@@ -65,6 +65,28 @@ def check_same_spec(digest: str, data: Data) -> None:
             f"the model has feature spec {digest} but {data.folder} was encoded by {data.spec.digest}; "
             "its ids would mean other values: encode the log with --spec of the model's data, or give the raw log"
         )
+
+
+def trained_on(name: str, card: dict[str, Any], to: str) -> Path:
+    """The prepared data that MODEL was trained on. `to` says what they are wanted for, such as "judge".
+
+    Raises BadInput if they are gone.
+    """
+    folder = Path(read_run(Path(name))["data"] if is_run(Path(name)) else card["data"])
+    if not folder.is_dir():
+        raise BadInput(f"the data that {name} was trained on, {folder}, are gone; say what to {to} on with --data")
+    return folder
+
+
+def held_out(data: Data, to: str) -> str:
+    """The part that training has seen least of: test, else validation. Raises BadInput if both are empty."""
+    for part in ("test", "validation"):
+        if data.parts[part].rows:
+            return part
+    raise BadInput(
+        f"{data.folder} has neither test nor validation rows to {to} on; prepare a log with prepare.test above 0, or "
+        "name other data with --data"
+    )
 
 
 def predict_with(name: str, inputs: list[str], out: Path, progress: Progress) -> dict[str, Any]:

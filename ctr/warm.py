@@ -15,6 +15,7 @@ from ctr.idmap import FRESH, DenseMap, RowMap, map_dense, map_rows
 from ctr.model import WideAndDeep
 from ctr.optimizers import slots_of
 from ctr.runs import CONFIG_FILE, find_model, group_folder, is_run, read_run
+from ctr.saved import saved_weights
 from features.errors import BadInput
 from features.spec import FeatureSpec, load_spec
 from features.strict import parse
@@ -30,15 +31,8 @@ def champion_model(name: str, spec: FeatureSpec) -> WideAndDeep:
     differ. Raises BadInput if there is no such model.
     """
     folder = find_model(name)
-    card, old = read_card(folder), load_spec(folder / "assets")
-    if "weights" not in card:
-        raise BadInput(f"{name} does not say which weights it holds; export it anew with this version")
-    config = parse(Config, card["config"], name)
-    reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
-    weights = {
-        key: reader.get_tensor(f"weights/{i}/.ATTRIBUTES/VARIABLE_VALUE") for i, key in enumerate(card["weights"])
-    }
-    model = build_model(spec, config)
+    weights, old = saved_weights(folder, name), load_spec(folder / "assets")
+    model = build_model(spec, parse(Config, read_card(folder)["config"], name))
     taken = _mapped(
         weights, {key: variable.numpy() for key, variable in model.named_weights().items()}, old, spec, name
     )

@@ -12,14 +12,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ctr.cluster import LOST
 from ctr.config import Config
-from ctr.data import Data, Part
+from ctr.data import Data, in_order, labels_of, weights_of
 from ctr.locks import try_lock
 from ctr.member import Member
+from ctr.metrics import evaluate
 from ctr.place import Place, find_place, parent_watch
+from ctr.recorded import recorded
 from ctr.runs import CALIBRATION_FILE, RESULT_FILE, group_folder, member_model, scores_file
 from features.errors import BadInput
 
@@ -97,9 +99,8 @@ def _train(
     _end_on_sigterm()  # once more: the cluster has put a handler of its own in its place, which goes on training
 
     from ctr.assemble import assemble
-    from ctr.train import evaluate_part
+    from ctr.train import EVALUATION_BATCH
 
-    validation = data.parts["validation"]
     training = assemble(
         data,
         run,
@@ -115,9 +116,10 @@ def _train(
     if member is None:
         learner.meet()
         return {"group": place.group, **measured}
-    evaluated = next(part for part in (validation, data.parts["test"], data.parts["train"]) if part.rows)
+    evaluated = next(data.parts[name] for name in ("validation", "test", "train") if data.parts[name].rows)
     began = time.monotonic()
-    figures = evaluate_part(learner, evaluated).as_dict()
+    scored = labels_of(evaluated), learner.predict(in_order(evaluated, EVALUATION_BATCH)), weights_of(evaluated)
+    figures = evaluate(*scored).as_dict()
     scoring = time.monotonic() - began
     result = {
         "group": place.group,
@@ -132,12 +134,19 @@ def _train(
     member.report("evaluation", {"step": measured["steps"], **figures})
     for part in score:
         _write_scores(learner, data, part, scores_file(run, place.group, part))
-    calibration = None
+    calibration, served = None, scored[1]
     if config.train.calibration != "none":
-        calibration, result["calibration"] = _calibrate(learner, validation, config.train.calibration)
+        from ctr.calibration import calibration_figures, fit_calibration
+
+        if evaluated.name != "validation":
+            raise BadInput(f"train.calibration is fitted on validation rows, and {data.folder} has none; prepare some")
+        calibration = fit_calibration(config.train.calibration, *scored)
+        result["calibration"] = calibration_figures(calibration, *scored)
         member.report("calibration", {"step": measured["steps"], **result["calibration"]})
+        served = calibration.apply(served)
     if keep_model:
-        _export(learner, data, run, config, place, result, figures, calibration)
+        record = recorded(data, evaluated.name, served)
+        _export(learner, data, run, config, place, result, figures, record, calibration)
     if place.workers > 1:
         learner.meet()
     return result
@@ -158,7 +167,6 @@ def _write_scores(learner: Any, data: Data, part: str, path: Path) -> None:
     import numpy as np
     import polars as pl
 
-    from ctr.data import in_order
     from ctr.train import EVALUATION_BATCH
     from features.output import file_appears_whole
 
@@ -174,19 +182,6 @@ def _write_scores(learner: Any, data: Data, part: str, path: Path) -> None:
         scores.write_parquet(aside)
 
 
-def _calibrate(
-    learner: Any, validation: Part, method: Literal["isotonic", "platt"]
-) -> tuple["Calibration", dict[str, Any]]:
-    """The calibration of the served model and its figures, both on the validation part."""
-    from ctr.calibration import calibration_figures, fit_calibration
-    from ctr.data import in_order, labels_of, weights_of
-    from ctr.train import EVALUATION_BATCH
-
-    rows = labels_of(validation), learner.predict(in_order(validation, EVALUATION_BATCH)), weights_of(validation)
-    calibration = fit_calibration(method, *rows)
-    return calibration, calibration_figures(calibration, *rows)
-
-
 def _export(
     learner: Any,
     data: Data,
@@ -195,6 +190,7 @@ def _export(
     place: Place,
     result: dict[str, Any],
     figures: dict[str, Any],
+    record: dict[str, Any],
     calibration: "Calibration | None",
 ) -> None:
     import shutil
@@ -211,7 +207,9 @@ def _export(
         "groups": place.groups,
         "metrics": {result["evaluated_on"]: figures},
         "calibration": result.get("calibration"),
+        "recorded": record,
         "weights": list(model.named_weights()),
+        "tables": "float32",
         "data": str(data.folder.resolve()),
         "data_digest": data.digest,
         "config": config.model_dump(mode="json"),
