@@ -1,6 +1,7 @@
 """Calibration: what it makes of known distortions, and that the served graph does what NumPy says."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Project, tiny
-from helpers import prepare_small, small_log
+from helpers import ignore, prepare_small, small_log
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 from runs import assert_equal_weights, weights
@@ -21,9 +22,11 @@ from ctr.calibration import Calibration, calibration_figures, fit_calibration
 from ctr.config import load_config
 from ctr.data import in_order, open_data
 from ctr.metrics import auc, chance_calibration_error, evaluate, expected_calibration_error
+from ctr.rebuild import rebuild
 from ctr.runs import CALIBRATION_FILE, group_folder, member_model, scores_file
 from ctr.warm import champion_model, warm_start
 from features.errors import BadInput
+from serving.card import read_calibration
 from serving.export import export
 from serving.model import ServedModel
 from serving.table import interpolate
@@ -332,6 +335,42 @@ def test_result_card_and_mlflow_have_the_figures(project: Project, plain: Path, 
     metrics = MlflowClient(f"sqlite:///{project.folder}/mlflow.db").get_run(trained.result["run_id"]).data.metrics
     names = ("log_loss_before", "log_loss_after", "ece_before", "ece_after")
     assert {name: metrics[name] for name in names} == {name: figures[name] for name in names}
+
+
+@pytest.mark.processes
+def test_card_records_calibrated_scores(project: Project, trained: Trained) -> None:
+    """They are what a server will see."""
+    batches = in_order(open_data(project.folder / "data").parts["validation"], 1000)
+    served = np.concatenate([trained.model.from_packed(rows.ids, rows.dense) for rows in batches])
+    found = trained.model.card["recorded"]
+    assert found["mean_prediction"] == pytest.approx(served.mean(), abs=1e-6)
+    assert found["deciles"] == pytest.approx([np.quantile(served, i / 10) for i in range(1, 10)], abs=1e-6)
+
+
+@pytest.mark.processes
+def test_model_made_anew_keeps_its_calibration(project: Project, trained: Trained, tmp_path: Path) -> None:
+    """In float32 to the last bit or so, in bfloat16 nearly; alone, and in an average."""
+    (rows,) = in_order(open_data(project.folder / "data").parts["validation"], 1000)
+    member, expected = member_model(trained.run, 0), trained.model.from_packed(rows.ids, rows.dense)
+    assert read_calibration(member) == (trained.calibration.x.tolist(), trained.calibration.y.tolist())
+    for name, members, tables, most in (
+        ("whole", [member], "float32", 1e-6),
+        ("short", [member], "bfloat16", 0.02),
+        ("both", [member, member], "float32", 1e-6),
+    ):
+        rebuild(members, tmp_path / name, tables=tables, data=None, progress=ignore)
+        found = ServedModel(tmp_path / name).from_packed(rows.ids, rows.dense)
+        np.testing.assert_allclose(found, expected, atol=most, rtol=0)
+    assert read_calibration(tmp_path / "short") == read_calibration(member)
+
+
+@pytest.mark.processes
+def test_model_that_lost_the_table_of_its_calibration_is_not_made_anew(isotonic: Trained, tmp_path: Path) -> None:
+    shutil.copytree(member_model(isotonic.run, 0), tmp_path / "model")
+    (tmp_path / "model" / "assets" / "calibration.json").unlink()
+    with pytest.raises(BadInput, match="model has a calibration but not its table; train it anew"):
+        rebuild([tmp_path / "model"], tmp_path / "again", tables="float16", data=None, progress=ignore)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.processes

@@ -94,6 +94,8 @@ def test_every_command_runs_in_the_order_of_the_readme(tmp_path: Path) -> None:
         "run",
         "scores.parquet",
         "model",
+        "model16",
+        "average",
         "comparison",
         "nextday",
         "mlflow.db",
