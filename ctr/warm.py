@@ -43,7 +43,7 @@ def champion_model(name: str, spec: FeatureSpec) -> WideAndDeep:
 
 
 def warm_start(run: Path, model: WideAndDeep, optimizer: Any, spec: FeatureSpec, config: Config) -> dict[str, int]:
-    """Begins a model and its optimizer's slots with those of the group that `run` serves.
+    """Begins a model with the weights that `run` serves, and its optimizer's slots with those of that group.
 
     Returns how many embedding rows are as they were, how many begin as rare values were, and how many are fresh.
     Raises BadInput if `run` is no finished run, or its model of another shape.
@@ -51,7 +51,8 @@ def warm_start(run: Path, model: WideAndDeep, optimizer: Any, spec: FeatureSpec,
     old_model, old_optimizer, old = _last_state(run)
     rows, dense = map_rows(old, spec), map_dense(old, spec)
     fresh = {name: variable.numpy() for name, variable in model.named_weights().items()}
-    before = {name: variable.numpy() for name, variable in old_model.named_weights().items()}
+    # Of a run with train.ema the average of the weights, which is better than the last ones.
+    before = saved_weights(find_model(str(run)), str(run))
     taken = _mapped(before, fresh, old, spec, str(run))
     slots, old_slots = slots_of(optimizer, model.named_weights()), slots_of(old_optimizer, old_model.named_weights())
     for name, variable in model.named_weights().items():
