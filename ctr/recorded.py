@@ -24,10 +24,13 @@ def recorded(data: Data, part: str, scores: NDArray[np.float64]) -> dict[str, An
     Returns:
         `missing` and `unseen`: by field, the share of the training rows in which it is missing, or has a value that
         is rare or was never seen (id 1); crosses and fields of the time are among the fields.
+        `unseen_held_out`: the same as `unseen` of the rows scored, where they are others. To be compared with: no
+        training row has a value that is new, and of 300,000 generated rows C3's share was .25 of the training rows
+        and .39 of the validation rows.
         `mean_prediction`, `std_prediction`, `deciles` (the nine scores between tenths of the rows), `rows` and
         `scored_on`: of the scores, where they are not those of the training rows, which flatter.
     """
-    found = _shares(data)
+    found = _shares(data, part)
     if part != "train":
         found |= {
             "mean_prediction": float(scores.mean()),
@@ -47,16 +50,20 @@ def mean_of(each: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _shares(data: Data) -> dict[str, Any]:
+def _shares(data: Data, part: str) -> dict[str, Any]:
     path = data.folder / REPORT_FILE
     if not path.is_file():
         return {}
     # Counted when the data were prepared: reading 45 million rows again would take half a minute.
     fields = json.loads(path.read_text(encoding="utf-8"))["fields"]
     missing = {name: about["missing"]["train"] for name, about in fields.items()}
+    found = {"missing": missing | _missing_of_uncounted(data, set(fields)), "unseen": _unseen(fields, "train")}
+    return found if part == "train" else {**found, "unseen_held_out": _unseen(fields, part)}
+
+
+def _unseen(fields: dict[str, Any], part: str) -> dict[str, float]:
     # Where the rows that the spec was fitted on are not known, rare values have the unseen ones among them.
-    unseen = {name: about["rare"]["train"] + (about["unseen"]["train"] or 0.0) for name, about in fields.items()}
-    return {"missing": missing | _missing_of_uncounted(data, set(fields)), "unseen": unseen}
+    return {name: about["rare"][part] + (about["unseen"][part] or 0.0) for name, about in fields.items()}
 
 
 def _missing_of_uncounted(data: Data, counted: set[str]) -> dict[str, float]:

@@ -68,11 +68,17 @@ class TestRecorded:
         assert len({share for share in expected.values() if share > 0}) > 5
 
     def test_unseen_values_are_the_training_rows_with_the_id_of_rare_ones(self, project: Project) -> None:
+        """And `unseen_held_out` of the validation rows, which have new values besides."""
         data = open_data(project.folder / "data")
-        ids = np.concatenate([rows.ids for rows in in_order(data.parts["train"], 1000)])
-        expected = dict(zip(data.spec.id_fields, (ids == RARE).mean(axis=0).tolist(), strict=True))
-        assert read_card(find_model(str(project.folder / "run")))["recorded"]["unseen"] == pytest.approx(expected)
-        assert len({share for share in expected.values() if share > 0}) > 5
+        found = read_card(find_model(str(project.folder / "run")))["recorded"]
+        sums: list[float] = []
+        for part, key in (("train", "unseen"), ("validation", "unseen_held_out")):
+            ids = np.concatenate([rows.ids for rows in in_order(data.parts[part], 1000)])
+            expected = dict(zip(data.spec.id_fields, (ids == RARE).mean(axis=0).tolist(), strict=True))
+            assert found[key] == pytest.approx(expected)
+            assert len({share for share in expected.values() if share > 0}) > 5
+            sums.append(sum(expected.values()))
+        assert sums[1] > sums[0]
 
     def test_scores_are_those_of_the_validation_rows(self, project: Project) -> None:
         for folder in members_of(project):
