@@ -61,7 +61,7 @@ class Model(Strict):
 class Optimizer(Strict):
     """AdaGrad for embeddings, a choice for dense layers, FTRL for the wide part."""
 
-    learning_rate: float = Field(default=0.05, gt=0)
+    learning_rate: float = Field(default=0.025, gt=0)
     initial_accumulator_value: float = Field(default=1e-7, gt=0)  # Keras's 0.1 all but freezes rare ids
     dense: Literal["adagrad", "clippy_adagrad", "adam"] = "adagrad"  # of the dense layers
     dense_learning_rate: float | None = Field(default=None, gt=0)  # null: learning_rate
@@ -70,7 +70,7 @@ class Optimizer(Strict):
     final_rate: float = Field(default=0.05, ge=0, le=1)  # share of the rate that is left at the last step
     plateau_factor: float = Field(default=0.1, gt=0, lt=1)  # what the rate is multiplied by on a plateau
     plateau_patience: int = Field(default=2, ge=1)  # evaluations without a better log loss that make a plateau
-    embedding_l2: float = Field(default=0.0, ge=0)  # on the embeddings of the batch's rows
+    embedding_l2: float = Field(default=1e-4, ge=0)  # on the embeddings of the batch's rows
     wide_learning_rate: float = Field(default=0.05, gt=0)
     wide_l1: float = Field(default=0.0, ge=0)
     wide_l2: float = Field(default=0.0, ge=0)
