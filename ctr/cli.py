@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ctr.exits import exit_code
+from ctr.serve import serve
 from features.errors import BadInput, WorkFailed
 
 app = typer.Typer(
@@ -285,20 +286,7 @@ def predict(
     give(result, as_json, title=f"scores in {out}")
 
 
-@app.command()
-def serve(
-    model: Model,
-    host: Annotated[str, typer.Option()] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
-    grpc_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Also answer gRPC here.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
-    name: Annotated[str, typer.Option(help="The model's name in URLs.")] = "ctr",
-) -> None:
-    """Answer TensorFlow Serving's REST (and gRPC) with a model."""
-    from ctr.runs import find_model
-    from serving.app import serve as answer
-
-    answer(find_model(model), name=name, host=host, port=port, grpc_port=grpc_port, workers=workers)
+app.command()(serve)
 
 
 @app.command()

@@ -104,6 +104,22 @@ def move_alias(alias: str, version: str, was: str | None) -> None:
     point_all({**({previous(alias): was} if was else {}), alias: version})
 
 
+def version_of(name: str, alias: str) -> str:
+    """The version of a registered model that an alias points to now.
+
+    Raises BadInput if there is no such model or alias, WorkFailed if the registry cannot be read.
+    """
+    made = client()
+    try:
+        return str(made.get_model_version_by_alias(name, alias).version)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise BadInput(
+                f"there is no models:/{name}@{alias} in {store()}: {one_line(error)}; register one with `ctr promote`"
+            ) from None
+        raise WorkFailed(f"the registry {mlflow.get_registry_uri()} cannot be read: {one_line(error)}") from None
+
+
 def roll_back(alias: str) -> dict[str, Any]:
     """Points an alias to the version before, and the previous one to that which it leaves: two rollbacks are none.
 

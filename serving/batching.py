@@ -1,81 +1,131 @@
 """Whatever waits when the model gets free goes as one batch: no request is held back to fill one."""
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from serving.refusal import queue_full, too_late
+
+Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
-class QueueFull(Exception):
-    """More rows wait than the bound allows."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The scores `[rows]` of one request, and the seconds that it waited and that its batch took."""
+
+    scores: Any
+    queue_seconds: float
+    model_seconds: float
 
 
-class Batcher(Generic[Item, Result]):
-    """Runs `score` on lists of rows in one thread; rows that come meanwhile wait and go together."""
+@dataclass(eq=False, slots=True)
+class _Waiting(Generic[Key, Item]):
+    key: Key
+    item: Item
+    rows: int
+    since: float
+    future: "asyncio.Future[Answer]"
 
-    def __init__(self, score: Callable[[list[Item]], list[Result]], *, max_rows: int, max_waiting: int):
-        """`max_rows` a call of `score`, `max_waiting` rows in the queue. One request is never split."""
+
+class Batcher(Generic[Key, Item]):
+    """Runs `score` on requests of one key in one thread; requests that come meanwhile wait and go together.
+
+    One queue for all keys (a model's version and signature), so that there is one bound, and none is passed over: the
+    request that has waited longest says which key is next.
+    """
+
+    def __init__(self, score: Callable[[Key, Sequence[Item]], Any], *, max_rows: int, max_waiting: int):
+        """`score` gives the scores of all rows of the items. `max_rows` a call of it, `max_waiting` rows in the queue.
+
+        One request is never split.
+        """
         self._score, self._max_rows, self._max_waiting = score, max_rows, max_waiting
-        self._waiting: list[tuple[list[Item], asyncio.Future[list[Result]]]] = []
-        self._rows_waiting = 0
-        self._busy = False
+        self._waiting: dict[_Waiting[Key, Item], None] = {}
+        self.rows_waiting = 0
+        self._drain_task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def submit(self, rows: list[Item]) -> list[Result]:
-        """The results of one request's rows. Raises QueueFull, or what `score` raises."""
-        if self._rows_waiting and self._rows_waiting + len(rows) > self._max_waiting:
-            raise QueueFull(f"{self._rows_waiting} rows wait already")
-        future: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((rows, future))
-        self._rows_waiting += len(rows)
-        if not self._busy:
-            self._busy = True
-            task = asyncio.create_task(self._drain())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return await future
+    async def submit(self, key: Key, item: Item, rows: int, expires: float = math.inf) -> Answer:
+        """The scores of one request. `expires` is a time of the event loop's clock.
+
+        Raises Refused if the queue is full or the deadline passes, or what `score` raises.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if expires <= now:
+            raise too_late()
+        if self.rows_waiting and self.rows_waiting + rows > self._max_waiting:
+            raise queue_full(self.rows_waiting)
+        request = _Waiting(key, item, rows, now, loop.create_future())
+        self._waiting[request] = None
+        self.rows_waiting += rows
+        timer = loop.call_at(expires, self._expire, request) if expires < math.inf else None
+        if self._drain_task is None:
+            self._drain_task = asyncio.create_task(self._drain())
+        try:
+            return await request.future
+        finally:
+            if timer:
+                timer.cancel()
+            self._remove(request)  # it is there still if its client went away
+
+    def _expire(self, request: _Waiting[Key, Item]) -> None:
+        self._remove(request)
+        if not request.future.done():
+            request.future.set_exception(too_late())
+
+    def _remove(self, request: _Waiting[Key, Item]) -> None:
+        if request in self._waiting:
+            del self._waiting[request]
+            self.rows_waiting -= request.rows
 
     async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 taken = self._take()
-                rows = [row for request, _ in taken for row in request]
-                try:
-                    results = await loop.run_in_executor(self._thread, self._score, rows)
-                except Exception:
+                if not await self._run(taken):
                     # One request may be at fault: each is tried alone, so that it answers for itself only.
-                    for request, future in taken:
-                        await self._score_alone(request, future)
-                    continue
-                first = 0
-                for request, future in taken:
-                    if not future.done():
-                        future.set_result(results[first : first + len(request)])
-                    first += len(request)
+                    for request in taken:
+                        if not request.future.done():
+                            await self._run([request])
         finally:
-            self._busy = False
+            self._drain_task = None
 
-    async def _score_alone(self, request: list[Item], future: "asyncio.Future[list[Result]]") -> None:
+    async def _run(self, taken: list[_Waiting[Key, Item]]) -> bool:
+        """Scores requests and gives them their answers; False if that fails and there are several."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._score, request)
+            items = [request.item for request in taken]
+            scores = await loop.run_in_executor(self._thread, self._score, taken[0].key, items)
         except Exception as error:
-            if not future.done():
-                future.set_exception(error)
-        else:
-            if not future.done():
-                future.set_result(results)
+            if len(taken) > 1:
+                return False
+            if not taken[0].future.done():
+                taken[0].future.set_exception(error)
+            return True
+        took, first = loop.time() - began, 0
+        for request in taken:
+            if not request.future.done():
+                part = scores[first : first + request.rows]
+                request.future.set_result(Answer(part, began - request.since, took))
+            first += request.rows
+        return True
 
-    def _take(self) -> list[tuple[list[Item], "asyncio.Future[list[Result]]"]]:
-        count, rows = 0, 0
-        for request, _ in self._waiting:
-            if count and rows + len(request) > self._max_rows:
+    def _take(self) -> list[_Waiting[Key, Item]]:
+        taken: list[_Waiting[Key, Item]] = []
+        rows = 0
+        for request in self._waiting:
+            if taken and request.key != taken[0].key:
+                continue
+            if taken and rows + request.rows > self._max_rows:
                 break
-            count, rows = count + 1, rows + len(request)
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        self._rows_waiting -= rows
+            taken.append(request)
+            rows += request.rows
+        for request in taken:
+            self._remove(request)
         return taken

@@ -1,5 +1,6 @@
 """Whether a server may listen, asked before anything heavy is loaded."""
 
+import importlib.util
 import socket
 
 from features.errors import BadInput
@@ -14,3 +15,10 @@ def check_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise BadInput(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from None
+
+
+def check_grpc_installed() -> None:
+    """Raises BadInput if the extra `grpc` is not installed. Imports nothing."""
+    missing = [name for name in ("grpc", "tensorflow_serving") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BadInput(f"--grpc-port needs {' and '.join(missing)}, not installed here; pip install 'ctr[grpc]'")

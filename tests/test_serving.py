@@ -206,7 +206,7 @@ def packed(ids: int = 0, dense: float = 0.0) -> dict[str, Any]:
         ({"instances": [{}, {"I1": "seven"}]}, 400, "instance 1: field 'I1' is 'seven', not a number"),
         ({"instances": [{"C1": 7}]}, 400, "field 'C1' is 7, not a string"),
         ({"inputs": {"I1": [1, 2], "C1": ["a"]}}, 400, "different lengths: [1, 2]"),
-        ({"instances": [{}], "signature_name": "nope"}, 400, 'Serving signature key "nope" not found.'),
+        ({"instances": [{}], "signature_name": "nope"}, 400, 'name: "nope" not found in signature def'),
         ({"instances": [{"ids": [1], "dense": []}], "signature_name": "packed"}, 400, "'ids', 39 integers"),
         (packed(ids=2**31), 400, "an id is outside of 32 bits"),
         (packed(dense=1e39), 400, "a dense value is outside of 32-bit floating point"),

@@ -1,0 +1,75 @@
+"""`ctr serve`: its options, and what they mean to the server processes."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from features.errors import BadInput
+
+_TOKEN = "CTR_SERVE_TOKEN"
+_HERE = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="A run, a SavedModel, a folder of versions, or models:/ctr@champion.")],
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
+    grpc_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Also answer gRPC here.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port, of one thread each.")] = 1,
+    name: Annotated[str, typer.Option(help="The model's name in URLs.")] = "ctr",
+    poll: Annotated[float, typer.Option(min=0.05, help="Seconds from one look for new versions to the next.")] = 2,
+    versions: Annotated[int, typer.Option(min=1, help="How many of the newest versions answer.")] = 1,
+    label: Annotated[
+        list[str] | None, typer.Option(help="NAME=VERSION in URLs; repeatable. It keeps answering.")
+    ] = None,
+    challenger: Annotated[str | None, typer.Option(help="A MODEL that scores requests after their answers.")] = None,
+    deadline_ms: Annotated[int, typer.Option(min=1, help="How long a request may take.")] = 1000,
+    token: Annotated[str | None, typer.Option(help=f"What callers must send; better in {_TOKEN}.")] = None,
+    drain_seconds: Annotated[float, typer.Option(min=0, help="How long a stop may take.")] = 30,
+    access_log: Annotated[Path | None, typer.Option(help="A file for a line of JSON a request.")] = None,
+) -> None:
+    """Answer TensorFlow Serving's REST (and gRPC) and the Open Inference Protocol with a model."""
+    from importlib.metadata import version
+
+    from ctr.follow import followed
+    from serving.app import serve as answer
+    from serving.worker import Settings
+
+    labels = _labels(label or [])
+    token = token if token is not None else os.environ.get(_TOKEN) or None
+    if token is not None and not token.strip():
+        raise BadInput(f"--token is empty; give one, or leave it out and have no {_TOKEN} in the environment")
+    if host not in _HERE and token is None:
+        sys.stderr.write(f"warning: whoever reaches {host}:{port} may ask; --token or {_TOKEN} asks for a token\n")
+    with followed(model, poll) as folder, followed(challenger, poll) as challengers:
+        settings = Settings(
+            folder=str(folder),
+            name=name,
+            host=host,
+            port=port,
+            grpc_port=grpc_port,
+            poll=poll,
+            versions=versions,
+            labels=labels,
+            challenger=None if challengers is None else str(challengers),
+            deadline=deadline_ms / 1000,
+            token=token,
+            drain=drain_seconds,
+            access_log=None if access_log is None else str(access_log),
+            about=version("ctr"),
+        )
+        answer(settings, workers)
+
+
+def _labels(given: list[str]) -> dict[str, int]:
+    """`NAME=VERSION`s as a map. Raises BadInput for anything else."""
+    found: dict[str, int] = {}
+    for each in given:
+        name, _, number = each.partition("=")
+        if not name or set(name) & set("/:") or not (number.isascii() and number.isdigit()):
+            raise BadInput(f"--label {each!r} is not NAME=VERSION, such as stable=3")
+        found[name] = int(number)
+    return found
