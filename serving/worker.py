@@ -114,9 +114,11 @@ def make_app(settings: Settings) -> Any:
     # tail of answers. Those of models, some 12,000 each, are not frozen: a model that is taken away is really gone.
     gc.collect()
     gc.freeze()
+    from serving.access_log import access_log
     from serving.engine import Engine
     from serving.http import HttpApp
     from serving.loading import error_code, load_warm
+    from serving.openapi import describe
     from serving.versions import Versions
 
     def versions_of(folder: str, name: str, keep: int, labels: Mapping[str, int]) -> Versions[Any]:
@@ -130,8 +132,16 @@ def make_app(settings: Settings) -> Any:
 
     champion = versions_of(settings.folder, settings.name, settings.versions, settings.labels)
     challenger = versions_of(settings.challenger, "challenger", 1, {}) if settings.challenger else None
-    engine = Engine(champion, deadline=settings.deadline, challenger=challenger)
-    return HttpApp(engine, token=settings.token, about=settings.about)
+    listeners = [access_log(Path(settings.access_log))] if settings.access_log else []
+    engine = Engine(champion, deadline=settings.deadline, challenger=challenger, listeners=listeners)
+    app = HttpApp(engine, token=settings.token, about=settings.about)
+
+    def openapi() -> tuple[int, dict[str, Any]]:
+        with champion.using() as version:
+            return 200, describe(settings.name, version.loaded, settings.about, settings.token is not None)
+
+    app.pages["/openapi.json"] = openapi
+    return app
 
 
 def why_not(versions: Any) -> str:
@@ -145,7 +155,9 @@ def why_not(versions: Any) -> str:
 
 
 def _stop_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not through `sys.stdin`, whose lock a thread must not hold when the interpreter ends.
+    while os.read(0, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
