@@ -64,8 +64,8 @@ def error_code(error: BaseException) -> str:
     cause: Any = error.__context__
     if isinstance(cause, tf.errors.OpError):
         return Code.Name(cause.error_code)
-    if isinstance(cause, OSError):
-        return "NOT_FOUND"
+    if isinstance(cause, OSError):  # a file that is there but cannot be read: the others have been asked for before
+        return "DATA_LOSS"
     return "INVALID_ARGUMENT" if isinstance(error, BadInput) else "UNKNOWN"
 
 

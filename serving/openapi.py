@@ -1,6 +1,5 @@
 """The OpenAPI 3.1 description of the HTTP interfaces, for the model that is served: its name, its fields."""
 
-
 from serving.loading import Loaded
 from serving.openapi_schemas import ANSWERS, Schema, requests
 
