@@ -174,7 +174,9 @@ def _make_consistent(weight: NDArray[Any], slots: Mapping[str, Any], config: Con
     how = config.optimizer
     quadratic = np.sqrt(slots["accumulator"].numpy()) / how.wide_learning_rate + 2 * how.wide_l2
     linear = -(weight * quadratic + np.sign(weight) * how.wide_l1)
-    slots["linear"].assign(np.where(weight == 0, slots["linear"].numpy(), linear))
+    # A weight is 0 for as long as `linear` is within l1. The average of the weights may be 0 where the last one is not.
+    kept = np.clip(slots["linear"].numpy(), -how.wide_l1, how.wide_l1)
+    slots["linear"].assign(np.where(weight == 0, kept, linear))
 
 
 def _check_shapes(before: Weights, fresh: Weights, where: str) -> None:
