@@ -277,12 +277,12 @@ def predict(
     out: Annotated[Path, typer.Option(help="The Parquet file to write: row, label, probability.")],
     as_json: Json = False,
 ) -> None:
-    """Score raw click logs."""
-    from ctr.console import give, rows_progress
+    """Score raw click logs. The same command resumes a stopped run: rows of parts in OUT.parts are not scored again."""
+    from ctr.console import give, rows_progress, say
     from ctr.scoring import predict_with
 
     with rows_progress() as progress:
-        result = predict_with(model, inputs, out, progress)
+        result = predict_with(model, inputs, out, progress, say)
     give(result, as_json, title=f"scores in {out}")
 
 

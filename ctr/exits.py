@@ -24,7 +24,10 @@ def exit_code(app: Callable[..., Any], arguments: list[str] | None = None) -> in
             raise
         return _fail(text, code)
     if result == _INTERRUPTED:
-        return _fail("stopped by Ctrl-C; nothing half-written is left, and `ctr train` and `ctr compare` resume", 1)
+        return _fail(
+            "stopped by Ctrl-C; nothing half-written is left, and `ctr train`, `ctr compare` and `ctr predict` resume",
+            1,
+        )
     return result if isinstance(result, int) else 0
 
 

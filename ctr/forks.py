@@ -1,21 +1,15 @@
-"""Processes that find TensorFlow imported: forked from one that did so once.
+"""`ctr` commands in processes that find TensorFlow imported (`serving.forking`): a comparison starts dozens of them."""
 
-A comparison starts dozens of training processes, and of each the import would take 5 seconds. What they are forked from
-only imports: it never starts TensorFlow's runtime, which does not survive a fork.
-"""
-
-import multiprocessing
 import os
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
-_context = multiprocessing.get_context("forkserver")
+from serving.forking import context, start_forkserver
+
 _IMPORTED = ["ctr.preloaded"]
-_starting = threading.Lock()
 # Read when libraries are loaded, so what they are forked from must have them; `ctr.cluster` says why.
 _AT_IMPORT = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "GLIBC_TUNABLES")
 
@@ -25,9 +19,9 @@ class Fork:
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path):
         """Starts `ctr ARGUMENTS`; its standard output is `stdout`, its standard error is appended to `log`."""
-        _start_server(environment)
-        said, say = _context.Pipe(duplex=False)
-        self._process = _context.Process(
+        start_forkserver(_IMPORTED, {name: environment[name] for name in _AT_IMPORT})
+        said, say = context.Pipe(duplex=False)
+        self._process = context.Process(
             target=_run, args=(list(arguments), dict(environment), str(log), say), daemon=True
         )
         self._process.start()
@@ -58,25 +52,6 @@ class Fork:
         if code is None:
             raise TimeoutError
         return code
-
-
-def _start_server(environment: Mapping[str, str]) -> None:
-    """Starts what processes are forked from, unless it runs."""
-    from multiprocessing import forkserver
-
-    _context.set_forkserver_preload(_IMPORTED)
-    # Jobs start theirs from threads, and one would take the other's environment for what there was before.
-    with _starting:
-        before = {name: os.environ.get(name) for name in _AT_IMPORT}
-        os.environ.update({name: environment[name] for name in _AT_IMPORT})
-        try:
-            forkserver.ensure_running()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 def _run(arguments: list[str], environment: dict[str, str], log: str, say: Connection) -> None:

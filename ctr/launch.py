@@ -11,7 +11,6 @@ from typing import IO, Any
 from ctr.cluster import Follow, Start, run_groups, start_python
 from ctr.config import Config, dump_config
 from ctr.data import Data
-from ctr.locks import try_lock
 from ctr.runs import (
     CONFIG_FILE,
     RESULT_FILE,
@@ -23,6 +22,7 @@ from ctr.runs import (
     write_run,
 )
 from features.errors import BadInput
+from features.locks import try_lock
 
 
 def train_run(

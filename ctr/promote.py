@@ -146,10 +146,8 @@ def _better(
 def _score_raw(champion: ServedModel, data: Data, part: str, progress: Progress) -> NDArray[np.float64]:
     """The champion's scores on the rows of a part, from the raw log: its feature spec is another one."""
     wanted = np.concatenate([rows.row for rows in in_order(data.parts[part], 65536)])
-    found: list[pl.DataFrame] = []
-    for scored, _ in score_logs(champion, _raw_logs(data), progress):
-        found.append(scored.filter(pl.col("row").is_in(pl.Series(wanted).implode())))
-    scores = pl.concat(found)
+    mine = pl.col("row").is_in(pl.Series(wanted).implode())
+    scores = pl.concat(each.scores.filter(mine) for each in score_logs(champion.folder, _raw_logs(data), progress))
     order = pl.DataFrame({"row": wanted}).join(scores, on="row", how="left", maintain_order="left")
     if order["probability"].null_count():
         raise BadInput(f"the raw logs of {data.folder} changed since it was prepared; prepare it again")

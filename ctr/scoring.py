@@ -1,6 +1,6 @@
 """`ctr evaluate` and `ctr predict`: what a model says of rows, and how good that is."""
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ def evaluate_model(name: str, inputs: list[str], part: str, progress: Progress) 
     prepared = [Path(given) for given in inputs if is_data(Path(given))]
     if prepared and len(inputs) > 1:
         raise BadInput(f"{prepared[0]} is prepared data: give it alone, or raw logs only")
-    from serving.model import ServedModel
-
-    model = ServedModel(folder)
     if prepared:
+        from serving.model import ServedModel
+
+        model = ServedModel(folder)
         data = open_data(prepared[0])
         labels, scores = score_part(model, data, part, progress)
         return evaluate(labels, scores, weights_of(data.parts[part])).as_dict()
-    labels, scores, weights, rejected = _score_logs(model, inputs, progress)
+    labels, scores, weights, rejected = _score_logs(folder, inputs, progress)
     return {**evaluate(labels, scores, weights).as_dict(), "rows_rejected": rejected}
 
 
@@ -89,20 +89,18 @@ def held_out(data: Data, to: str) -> str:
     )
 
 
-def predict_with(name: str, inputs: list[str], out: Path, progress: Progress) -> dict[str, Any]:
-    """Scores raw logs into a Parquet file; returns rows, rows_rejected and rows_per_second (loading aside)."""
+def predict_with(
+    name: str, inputs: list[str], out: Path, progress: Progress, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Scores raw logs into a Parquet file; returns what `serving.batch.predict_logs` does."""
     folder = find_model(name)
     from serving.batch import predict_logs
-    from serving.model import ServedModel
 
-    model = ServedModel(folder)
-    began = time.monotonic()
-    written = predict_logs(model, inputs, out, progress)
-    return {**written, "rows_per_second": written["rows"] / (time.monotonic() - began), "path": str(out)}
+    return {**predict_logs(folder, inputs, out, progress, say), "path": str(out)}
 
 
 def _score_logs(
-    model: Any, inputs: list[str], progress: Progress
+    model: Path, inputs: list[str], progress: Progress
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None, int]:
     """Labels, scores and weights (None where the log has none) `[rows]`, and the number of rejected rows."""
     from serving.batch import score_logs
@@ -111,13 +109,14 @@ def _score_logs(
     scores: list[NDArray[np.float32]] = []
     weights: list[NDArray[np.float64]] = []
     rejected = 0
-    for scored, batch in score_logs(model, inputs, progress):
-        if scored["label"].null_count():
+    for scored in score_logs(model, inputs, progress):
+        table = scored.scores
+        if table["label"].null_count():
             raise BadInput(f"{', '.join(inputs)}: there are no labels to evaluate on; `ctr predict` scores such logs")
-        labels.append(scored["label"].to_numpy())
-        scores.append(scored["probability"].to_numpy())
-        weights += [batch.frame[WEIGHT].to_numpy()] if WEIGHT in batch.frame.columns else []
-        rejected += batch.rejected.height
+        labels.append(table["label"].to_numpy())
+        scores.append(table["probability"].to_numpy())
+        weights += [table[WEIGHT].to_numpy()] if WEIGHT in table.columns else []
+        rejected += scored.rejected.height
     if not sum(map(len, labels)):
         raise BadInput(f"{', '.join(inputs)}: no row could be read, {rejected} were rejected")
     weighed = np.concatenate(weights) if weights else None

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from ctr.cluster import LOST
 from ctr.config import Config
 from ctr.data import Data, in_order, labels_of, weights_of
-from ctr.locks import try_lock
 from ctr.member import Member
 from ctr.metrics import evaluate
 from ctr.place import Place, find_place, parent_watch
 from ctr.recorded import recorded
 from ctr.runs import CALIBRATION_FILE, RESULT_FILE, group_folder, member_model, scores_file
 from features.errors import BadInput
+from features.locks import try_lock
 
 if TYPE_CHECKING:
     from ctr.calibration import Calibration

@@ -76,6 +76,16 @@ def matching(pattern: str) -> list[str]:
     return [f"{scheme}://{path}" for path in sorted(fits)]
 
 
+def stamp(path: str) -> tuple[int, int]:
+    """A file's size in bytes and when it was last written, in nanoseconds since 1970 (0: its store does not say)."""
+    try:
+        where, name = _place(path)
+        (info,) = where.get_file_info([name])
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(path, error) from None
+    return info.size or 0, info.mtime_ns or 0
+
+
 def unreadable(path: str, error: Exception) -> BadInput:
     """What to say of a file that cannot be read."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -91,8 +101,12 @@ def count_byte(content: bytes, character: str) -> int:
 
 def _open(path: str) -> Any:
     compression = next((kind for ending, kind in _COMPRESSION.items() if path.endswith(ending)), None)
-    where, name = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
+    where, name = _place(path)
     return where.open_input_stream(name, compression=compression)
+
+
+def _place(path: str) -> tuple[Any, str]:
+    return fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
 
 
 def _head_and_count(stream: Any, most: int) -> tuple[list[str], int]:

@@ -1,4 +1,4 @@
-"""How much memory this process takes, and that it keeps what it has freed."""
+"""How much memory this process takes, and whether it keeps what it has freed."""
 
 import ctypes
 import resource
@@ -15,10 +15,23 @@ def keep_freed_memory() -> None:
     Batch follows batch, and memory that is new has to be cleared by the system each time: `ctr prepare` spends 4 % less
     with this, for some 100 MB more at its peak.
     """
+    _tell_malloc({_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: 2**30, _TOP_PAD: 2**26})
+
+
+def give_back_freed_memory() -> None:
+    """Lets this process give back at once what it frees of 1 MiB and more, where glibc can.
+
+    By itself glibc keeps what is shorter than what was freed before. A process that hands blocks of a log to others has
+    250 MB at its peak with this, 390 MB without.
+    """
+    _tell_malloc({_MMAP_THRESHOLD: 2**20})
+
+
+def _tell_malloc(options: dict[int, int]) -> None:
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):
-            for option, value in ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**30), (_TOP_PAD, 2**26)):
+            for option, value in options.items():
                 library.mallopt(option, value)
 
 

@@ -10,6 +10,11 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_parallel(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
     """`function` of every item, in order, on one thread more than there are cores.
 
@@ -17,8 +22,7 @@ def in_parallel(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[
     has something to do while another waits for the lock. At most one item more than there are threads is under way, so
     that memory stays flat.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = cores + 1
+    threads = cores() + 1
     with ThreadPoolExecutor(threads) as pool:
         under_way: deque[Future[Out]] = deque()
         try:

@@ -50,6 +50,14 @@ class Source:
     columns: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Rows that are parsed together, in whatever process: how many, good and bad, and what parses them."""
+
+    rows: int
+    parse: Callable[[], Batch]
+
+
 def open_sources(inputs: list[str], schema: Schema) -> list[Source]:
     """The files that `inputs` name (paths, globs, object-store addresses), in order, with their row counts.
 
@@ -66,22 +74,25 @@ def read_batches(sources: list[Source], schema: Schema) -> Iterator[Batch]:
 
 def map_batches(sources: list[Source], schema: Schema, function: Callable[[Batch], Out]) -> Iterator[Out]:
     """`function` of every batch, in order, with all cores at work."""
-    yield from in_parallel(lambda parse: function(parse()), _parsers(sources, schema))
+    yield from in_parallel(lambda piece: function(piece.parse()), pieces(sources, schema))
 
 
-def _parsers(sources: list[Source], schema: Schema) -> Iterator[Callable[[], Batch]]:
-    """What parses each batch, in order; reading is done here, the parsing by whoever calls it."""
+def pieces(sources: list[Source], schema: Schema) -> Iterator[Piece]:
+    """All rows of `sources`, in order and always cut alike; read here, and parsed by whoever asks a piece to.
+
+    A piece can be pickled.
+    """
     first_row = 0
     for source in sources:
         header = schema.header and source.kind == "text"
         origin = Origin(source.path, source.columns, first_row, 2 if header else 1)
         if source.kind == "parquet":
             for texts in _parquet_batches(source, schema):
-                yield partial(parse_texts, texts, origin, schema)
+                yield Piece(texts.height, partial(parse_texts, texts, origin, schema))
         else:
             parse = parse_lines if source.kind == "text" else parse_objects
             for block in _below_header(source.path) if header else read_blocks(source.path):
-                yield partial(parse, block, origin, schema)
+                yield Piece(block.lines, partial(parse, block, origin, schema))
         first_row += source.rows
 
 

@@ -1,73 +1,116 @@
-"""Scores raw logs of any size with a SavedModel, in flat memory."""
+"""Scores raw logs of any size with a SavedModel on all cores, in flat memory."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import pyarrow.parquet as pq
 
-from features.encode import encode_dense, encode_ids
 from features.errors import BadInput
+from features.memory import give_back_freed_memory
+from features.ordered import in_parallel
 from features.output import file_appears_whole
-from features.parse import ROW, Batch
 from features.progress import Progress
 from features.scan import first_of
-from features.sources import open_sources, read_batches
-from serving.model import ServedModel
+from features.schema import Schema
+from features.sources import Piece, Source, open_sources, pieces
+from serving.card import read_spec
+from serving.parts import Parts, parts_of, what_is_scored
+from serving.scorers import Scored, Scorers
 
-# Rows a call of the model: large enough to be fast, small enough to stay in the processor's cache.
-_CALL_ROWS = 4096
+_COLUMNS = ["row", "label", "probability"]
 
 
-def score_logs(model: ServedModel, inputs: list[str], progress: Progress) -> Iterator[tuple[pl.DataFrame, Batch]]:
-    """Scores of raw logs, a batch at a time, in order: `row`, `label` (null where the log has none), `probability`.
+def score_logs(model: Path, inputs: list[str], progress: Progress) -> Iterator[Scored]:
+    """Scores of raw logs, a piece at a time, in order.
 
-    Rows are encoded with the model's own feature spec. Raises BadInput as `open_sources` does.
+    Rows are encoded with the feature spec of `model`, a SavedModel folder. Raises BadInput as `open_sources` does, and
+    when the model cannot be loaded.
     """
-    sources = open_sources(inputs, model.spec.schema)
-    total = sum(source.rows for source in sources)
-    done = 0
-    for batch in read_batches(sources, model.spec.schema):
-        ids, dense = encode_ids(batch.frame, model.spec), encode_dense(batch.frame, model.spec)
-        cuts = range(0, len(ids), _CALL_ROWS)
-        scores = [model.from_packed(ids[i : i + _CALL_ROWS], dense[i : i + _CALL_ROWS]) for i in cuts]
-        scored = batch.frame.select(
-            pl.col(ROW).alias("row"), pl.col(model.spec.schema.label).alias("label")
-        ).with_columns(
-            pl.Series("probability", np.concatenate(scores) if scores else np.zeros(0, np.float32), dtype=pl.Float32)
-        )
-        yield scored, batch
-        done += batch.read
-        progress("scoring", done, total)
+    schema = read_spec(model).schema
+    with Scorers(model) as scorers:
+        yield from _score(scorers, open_sources(inputs, schema), schema, progress, None)
 
 
-def predict_logs(model: ServedModel, inputs: list[str], out: Path, progress: Progress) -> dict[str, Any]:
-    """Writes the scores of raw logs to a Parquet file, in the order of the rows; returns rows and rows_rejected.
+def predict_logs(
+    model: Path, inputs: list[str], out: Path, progress: Progress, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Writes the scores of raw logs to a Parquet file, in the order of the rows.
 
-    Rows that cannot be read are kept in `OUT.rejected.ndjson`. Raises BadInput when none could be read.
+    Rows that cannot be read are kept in `OUT.rejected.ndjson`. Until both are whole, finished parts are in `OUT.parts`,
+    and a call that was killed goes on from them if model and inputs are the same; `say` is told of that. Returns rows,
+    rows_rejected, rows_resumed (of those parts, good and rejected), rows_per_second (the others, loading the model
+    aside) and core_seconds by stage. Raises BadInput when no row could be read.
     """
-    rows = rejected = 0
+    began, busy = time.monotonic(), time.process_time()
+    give_back_freed_memory()
+    schema = read_spec(model).schema
+    rejects = _beside(out, "rejected.ndjson")
+    counts = {"rows": 0, "rows_rejected": 0, "rows_resumed": 0}
+    seconds: dict[str, float] = {}
     first = ""
-    rejects = out.with_name(out.name + ".rejected.ndjson")
-    with file_appears_whole(out) as path, file_appears_whole(rejects) as aside:
+    with ExitStack() as stack:
+        scorers = stack.enter_context(Scorers(model))
+        # Lines are counted while TensorFlow is imported.
+        sources = open_sources(inputs, schema)
+        parts, others = stack.enter_context(parts_of(_beside(out, "parts"), what_is_scored(model, sources)))
+        if others:
+            say(f"{parts.folder} was of another model or other inputs: all rows are scored anew")
+        elif parts.finished:
+            say(f"goes on from {parts.finished:,} finished parts in {parts.folder}")
+        path, aside = (stack.enter_context(file_appears_whole(each)) for each in (out, rejects))
+        aside_file = stack.enter_context(aside.open("wb"))
         writer: pq.ParquetWriter | None = None
-        with aside.open("wb") as aside_file:
-            for scored, batch in score_logs(model, inputs, progress):
-                table = scored.to_arrow()
-                writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-                writer.write_table(table)
-                batch.rejected.write_ndjson(aside_file)
-                rows += scored.height
-                rejected += batch.rejected.height
-                first = first or first_of(batch.rejected)
-        if writer:
-            writer.close()
-        if not rows:
+        for scored in stack.enter_context(closing(_score(scorers, sources, schema, progress, parts))):
+            table = scored.scores.select(_COLUMNS).to_arrow()
+            writer = writer or stack.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
+            writer.write_table(table)
+            scored.rejected.write_ndjson(aside_file)
+            counts["rows"] += scored.scores.height
+            counts["rows_rejected"] += scored.rejected.height
+            counts["rows_resumed"] += 0 if scored.seconds else scored.read
+            first = first or first_of(scored.rejected)
+            for stage, spent in scored.seconds.items():
+                seconds[stage] = seconds.get(stage, 0.0) + spent
+        if not counts["rows"]:
             raise BadInput(
-                f"none of the {rejected} rows of {', '.join(inputs)} could be read; {first}; nothing was written"
+                f"none of the {counts['rows_rejected']} rows of {', '.join(inputs)} could be read; {first}; "
+                "nothing was written"
             )
-    if not rejected:
+    if not counts["rows_rejected"]:
         rejects.unlink()
-    return {"rows": rows, "rows_rejected": rejected}
+    scored_now = counts["rows"] + counts["rows_rejected"] - counts["rows_resumed"]
+    return {
+        **counts,
+        "rows_per_second": scored_now / (time.monotonic() - began - scorers.loading),
+        "core_seconds": {"reading and writing": time.process_time() - busy, **seconds},
+    }
+
+
+def _score(
+    scorers: Scorers, sources: list[Source], schema: Schema, progress: Progress, parts: Parts | None
+) -> Generator[Scored]:
+    """All pieces of the sources in order, those that are not among the finished `parts` scored and added to them."""
+
+    def score(numbered: tuple[int, Piece]) -> Scored:
+        number, piece = numbered
+        found = parts.find(number, piece.rows) if parts else None
+        if found is None:
+            found = scorers.score(piece.parse)
+            if parts:
+                parts.keep(number, found)
+        return found
+
+    total, done = sum(source.rows for source in sources), 0
+    for scored in in_parallel(score, enumerate(pieces(sources, schema))):
+        yield scored
+        done += scored.read
+        # The rate is that of scoring: what was finished before comes at once and is not told of.
+        if scored.seconds or done == total:
+            progress("scoring", done, total)
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(f"{out.name}.{ending}")

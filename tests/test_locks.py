@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ctr.locks import try_lock
+from features.locks import try_lock
 
 
 def test_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> Non
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    script = "import sys, time; from pathlib import Path; from ctr.locks import try_lock\n"
+    script = "import sys, time; from pathlib import Path; from features.locks import try_lock\n"
     script += "held = try_lock(Path('lock')); print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
