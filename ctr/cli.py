@@ -277,7 +277,10 @@ def predict(
     out: Annotated[Path, typer.Option(help="The Parquet file to write: row, label, probability.")],
     as_json: Json = False,
 ) -> None:
-    """Score raw click logs. The same command resumes a stopped run: rows of parts in OUT.parts are not scored again."""
+    """Score raw click logs on all cores.
+
+    The same command resumes a stopped run: parts in OUT.parts are not scored again if model and inputs are as they were.
+    """
     from ctr.console import give, rows_progress, say
     from ctr.scoring import predict_with
 

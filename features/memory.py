@@ -3,6 +3,7 @@
 import ctypes
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Of glibc's malloc.h.
@@ -44,3 +45,21 @@ def peak_rss_mb() -> float:
         return int(peak.split()[1]) / 2**10
     # Kilobytes on most systems, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it started, and that these started, as far as they still run; on Linux."""
+    found = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it ended meanwhile
+            found += [each for child in children.read_text().split() for each in family(int(child))]
+    return found
+
+
+def family_rss_mb(pid: int) -> float:
+    """What a process and all that it started have in memory now, MB; shared pages count for each that has them."""
+    total = 0
+    for each in family(pid):
+        with suppress(OSError):
+            total += int(Path(f"/proc/{each}/statm").read_text().split()[1])
+    return total * resource.getpagesize() / 2**20
