@@ -279,8 +279,7 @@ def predict(
 ) -> None:
     """Score raw click logs on all cores.
 
-    The same command resumes a stopped run: parts in OUT.parts are not scored again if model and inputs are as they were.
-    """
+    The same command resumes a stopped run: with the same model and inputs, what is in OUT.parts is not scored again."""
     from ctr.console import give, rows_progress, say
     from ctr.scoring import predict_with
 

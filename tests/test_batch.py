@@ -281,13 +281,14 @@ def test_killed_scoring_process_ends_the_run_in_one_line_and_keeps_the_parts(sto
 
 @pytest.mark.processes
 def test_memory_of_all_processes_does_not_grow_with_the_rows(folder: Path, tmp_path: Path) -> None:
+    """Of 480,000 rows more, which are 110 MB of log, not a fifth stays in memory, in all processes together."""
     lines = (folder / "log.tsv").read_bytes()
     peaks: list[float] = []
     for times in (1, 4):
         log = tmp_path / f"{times}.tsv"
         log.write_bytes(lines * times)
         process = subprocess.Popen(
-            command("predict", folder / "model-0", log, "--out", tmp_path / f"{times}.parquet", block=2**21),
+            command("predict", folder / "model-0", log, "--out", tmp_path / f"{times}.parquet", block=2**19),
             stderr=subprocess.DEVNULL,
         )
         peak = 0.0
@@ -298,4 +299,5 @@ def test_memory_of_all_processes_does_not_grow_with_the_rows(folder: Path, tmp_p
         peaks.append(peak)
     # TensorFlow alone takes that much, in each of the processes that score.
     assert peaks[0] > 600
-    assert peaks[1] < 1.1 * peaks[0], peaks
+    grown = len(lines) * 3 / 2**20
+    assert peaks[1] - peaks[0] < 0.2 * grown, peaks

@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import prepare_small
+from helpers import ignore, prepare_small
 from numpy.typing import NDArray
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog  # pyright: ignore
 
 import ctr  # noqa: F401 - sets TensorFlow to Keras 2
 from ctr.data import in_order, open_data
+from ctr.metrics import evaluate
 from ctr.model import WideAndDeep
+from ctr.scoring import evaluate_model
 from features.errors import BadInput
 from features.schema import Categorical, Cross, Numeric, Schema, Time
 from features.split import Split
@@ -59,7 +61,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
             "b": f"b{i % 40}",
         }
         rows.append({name: value for name, value in row.items() if name == "t" or random.random() > 0.1})
-    lines = ["\t".join([str(i % 2), "1.5", *(str(row.get(k, "")) for k in "tnqab")]) for i, row in enumerate(rows)]
+    texts = [[str(row.get(name, "")) for name in "tnqab"] for row in rows]
+    lines = ["\t".join([str(i % 2), str(0.5 + i % 3), *values]) for i, values in enumerate(texts)]
     (folder / "log.tsv").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     manifest = prepare_small(
         [folder / "log.tsv"], folder / "data", schema=SCHEMA, split=Split("none", 0, 0, 0), shard_rows=1000
@@ -181,3 +184,14 @@ def test_warm_up_requests_have_missing_values_and_none_of_the_log(served: Served
 def test_warm_up_requests_are_the_same_bytes_each_time(served: Served, tmp_path: Path) -> None:
     write_warmup(tmp_path, served.model.spec)
     assert (tmp_path / WARMUP_FILE).read_bytes() == (served.model.folder / WARMUP_FILE).read_bytes()
+
+
+@pytest.mark.processes
+def test_weights_count_in_the_figures_of_raw_rows_as_in_those_of_encoded_ones(served: Served) -> None:
+    folder = served.model.folder
+    raw = evaluate_model(str(folder), [str(folder.with_name("log.tsv"))], "train", ignore)
+    encoded = evaluate_model(str(folder), [str(folder.with_name("data"))], "train", ignore)
+    assert raw.pop("rows_rejected") == 0
+    assert raw == pytest.approx(encoded, abs=1e-6)
+    labels = np.array([i % 2 for i in range(300)], np.float64)
+    assert abs(raw["log_loss"] - evaluate(labels, served.expected).log_loss) > 1e-3
