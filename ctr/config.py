@@ -113,7 +113,7 @@ class Codistillation(Strict):
 class Train(Strict):
     """How long and with what."""
 
-    epochs: float = Field(default=2.0, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
     batch_size: int = Field(default=1024, ge=1)  # of a group, over all its workers
     workers_per_group: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)  # TensorFlow threads a process

@@ -300,7 +300,7 @@ class TestEnsemble:
         made = project.ctr("predict", averaged.folder, "log.tsv", "--out", tmp_path / "0.parquet", "--json").result
         assert made["rows"] == 4000
         for i, folder in enumerate(members_of(project), start=1):
-            predict_with(str(folder), [str(project.folder / "log.tsv")], tmp_path / f"{i}.parquet", ignore)
+            predict_with(str(folder), [str(project.folder / "log.tsv")], tmp_path / f"{i}.parquet", ignore, print)
         scores = [pl.read_parquet(tmp_path / f"{i}.parquet")["probability"].cast(pl.Float64) for i in range(3)]
         np.testing.assert_allclose(scores[0], (scores[1] + scores[2]) / 2, atol=1e-6, rtol=0)
 

@@ -91,6 +91,8 @@ def arrangement(folder: Path, data: Path, steps: int, *settings: str, burn_in: f
     epochs = steps * BATCH / sum(about["rows"] for about in _manifest(data)["parts"]["train"]["shards"].values())
     with tempfile.TemporaryDirectory(dir=folder) as out:
         words = ["model.hidden=[400,400,400]", f"train.batch_size={BATCH}", f"train.epochs={epochs}"]
+        # The contenders have neither.
+        words += ["train.ema=0", "optimizer.embedding_l2=0"]
         words += [f"codistillation.burn_in_epochs={burn_in * epochs}", *settings]
         run = [sys.executable, "-m", "ctr", "train", str(data), "--out", f"{out}/run", *words, "--json"]
         store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
