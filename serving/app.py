@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from features.errors import BadInput, WorkFailed
+from serving.access_log import access_log
 from serving.ports import check_free, check_grpc_installed
 from serving.worker import Settings, listening
 
@@ -40,6 +41,8 @@ def serve(settings: Settings, workers: int) -> None:
     host, port, name = settings.host, settings.port, settings.name
     if settings.grpc_port is not None:
         check_grpc_installed()
+    if settings.access_log:
+        access_log(Path(settings.access_log))  # while nothing is loaded yet
     for asked in [port, *([settings.grpc_port] if settings.grpc_port is not None else [])]:
         check_free(host, asked)
     stopping: list[int] = []

@@ -71,9 +71,9 @@ class HttpApp:
         method, path, headers = scope["method"], scope["path"], dict(scope["headers"])
         if not _HEALTH.fullmatch(path):
             check_token(headers.get(b"authorization"), self._token)
-        call.expires = call.began + seconds_allowed(headers.get(b"x-deadline-ms"), self.engine.deadline)
         if found := _SCORE.fullmatch(path) or _INFER.fullmatch(path):
             _only("POST", method, path)
+            call.expires = call.began + seconds_allowed(headers.get(b"x-deadline-ms"), self.engine.deadline)
             body = await read_body(receive, headers.get(b"content-length"))
             score = self._v1_score if found.re is _SCORE else self._v2_infer
             return 200, await score(found, body, call)

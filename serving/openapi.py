@@ -9,7 +9,7 @@ _DEADLINE = {
     "name": "x-deadline-ms",
     "in": "header",
     "description": "How long the request may take; it can only shorten the server's own limit.",
-    "schema": {"type": "number", "exclusiveMinimum": 0},
+    "schema": {"type": "number", "minimum": 1},
 }
 
 

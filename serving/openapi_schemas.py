@@ -126,6 +126,7 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+_BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _NUMBER = {"type": ["number", "null"], "minimum": -1.7e308, "maximum": 1.7e308}
 _TEXT = {"anyOf": [{"type": ["string", "null"], "maxLength": MAX_TEXT}, {"$ref": "#/components/schemas/Base64"}]}
 _EXAMPLE = {"$ref": "#/components/schemas/Base64"}
@@ -136,7 +137,10 @@ _BOOL = {"type": "boolean"}
 
 ANSWERS: Schema = {
     "Anything": {"type": "object"},
-    "Base64": {**_object({"b64": {"type": "string", "contentEncoding": "base64"}}, ["b64"]), "maxProperties": 1},
+    "Base64": {
+        **_object({"b64": {"type": "string", "contentEncoding": "base64", "pattern": _BASE64}}, ["b64"]),
+        "maxProperties": 1,
+    },
     "Error": _object({"error": _STRING}, ["error"]),
     "PredictResponse": {
         "oneOf": [
@@ -150,7 +154,7 @@ ANSWERS: Schema = {
                 {
                     "type": "array",
                     "description": "Classes and their probabilities.",
-                    "items": {"type": "array", "prefixItems": [_STRING, {"type": "number"}], "minItems": 2},
+                    "items": {"type": "array", "items": {"type": ["string", "number"]}, "minItems": 2, "maxItems": 2},
                     "minItems": 2,
                     "maxItems": 2,
                 }
