@@ -102,7 +102,10 @@ def show(runs: list[dict[str, Any]]) -> None:
     say(f"peak memory of all processes together, MB: {peaks}; target {PEAK_MB:,}\n")
     spent = best["core_seconds"]
     shares = ", ".join(f"{stage} {part / sum(spent.values()):.0%}" for stage, part in spent.items())
-    say(f"processor time: {sum(spent.values()) / best['rows'] * 1e6:.1f} microseconds a row: {shares}\n")
+    seconds_a_row = sum(spent.values()) / best["rows"]
+    say(f"processor time: {seconds_a_row * 1e6:.1f} microseconds a row: {shares}\n")
+    # Where that is far below the number of cores, others had them.
+    say(f"cores that the fastest had to itself: {seconds_a_row * best['rows_per_second']:.2f} of {len_cores()}\n")
 
 
 if __name__ == "__main__":
