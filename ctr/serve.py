@@ -18,7 +18,7 @@ def serve(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
     grpc_port: Annotated[int | None, typer.Option(min=1, max=65535, help="Also answer gRPC here.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port, of one thread each.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port, and the cores.")] = 1,
     name: Annotated[str, typer.Option(help="The model's name in URLs.")] = "ctr",
     poll: Annotated[float, typer.Option(min=0.05, help="Seconds from one look for new versions to the next.")] = 2,
     versions: Annotated[int, typer.Option(min=1, help="How many of the newest versions answer.")] = 1,
@@ -58,6 +58,9 @@ def serve(
             deadline=deadline_ms / 1000,
             token=token,
             drain=drain_seconds,
+            # Cores are divided among the processes. 16 clients, 10 ads a request, 2 cores that others used too: one
+            # process answered 1.2 to 1.5 times as many requests with two threads as with one.
+            threads=max(1, len(os.sched_getaffinity(0)) // workers),
             access_log=None if access_log is None else str(access_log),
             about=version("ctr"),
         )

@@ -76,7 +76,7 @@ def _accept_all(listener: "socket.socket") -> list[socket.socket]:
     """Every connection that waits to be accepted."""
     # asyncio's view of a socket has no accept: a copy that shares its place in the kernel.
     found: list[socket.socket] = []
-    with socket.fromfd(listener.fileno(), listener.family, listener.type) as copy:
+    with socket.fromfd(listener.fileno(), listener.family, listener.type, listener.proto) as copy:
         copy.setblocking(False)
         while True:
             try:

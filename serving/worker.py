@@ -35,6 +35,7 @@ class Settings(msgspec.Struct):
     deadline: float
     token: str | None
     drain: float
+    threads: int
     access_log: str | None
     about: str
 
@@ -45,7 +46,8 @@ def listening(host: str, port: int) -> socket.socket:
     The kernel divides connections among those that listen.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family)
+    # The protocol is named, or asyncio does not know it for TCP's and leaves Nagle's delay on: 40 ms an answer.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind((host, port))
@@ -106,10 +108,9 @@ def make_app(settings: Settings) -> Any:
     """The ASGI application of one server process, its models loaded."""
     from serving.model import tf
 
-    # One process a core with one thread each beats threads inside one process (BLUEPRINT: section 2). A challenger has
-    # a thread of its own, so that requests do not wait for it in TensorFlow's queue.
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(2 if settings.challenger else 1)
+    # A challenger has a thread of its own, so that requests do not wait for it in TensorFlow's queue.
+    tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(max(settings.threads, 2 if settings.challenger else 1))
     # TensorFlow itself is some 420,000 objects; a collection that looks at them all takes 0.3 to 0.5 s and would be the
     # tail of answers. Those of models, some 12,000 each, are not frozen: a model that is taken away is really gone.
     gc.collect()
