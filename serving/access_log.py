@@ -33,6 +33,7 @@ def line(call: Call) -> dict[str, Any]:
     """What is written of a call: seconds as milliseconds; scores and versions where there are any."""
     said: dict[str, Any] = {
         "time": round(time.time(), 3),
+        "id": call.id,
         "kind": call.kind,
         "status": call.status,
         "milliseconds": _milliseconds(call.seconds),

@@ -16,6 +16,7 @@ from serving.hooks import Call
 from serving.limits import MAX_BODY, MAX_ROWS
 from serving.loading import Loaded
 from serving.refusal import Refused
+from serving.request_ids import HEADER, request_id
 from serving.rows import EXAMPLES, PACKED, RAW, Inputs, examples_of, known_in, packed_of_arrays, raw_of_columns
 
 _OUTPUT = "probability"
@@ -77,10 +78,13 @@ async def _answered(
     """Answers one request: the token, the deadline, errors by their code, and who wants to know of it."""
     import grpc
 
-    call = Call(asyncio.get_running_loop().time(), f"grpc:{kind}")
+    sent = context.invocation_metadata() or ()
+    name = request_id([(key.encode(), value) for key, value in sent])
+    call = Call(asyncio.get_running_loop().time(), f"grpc:{kind}", name)
+    context.set_trailing_metadata(((HEADER.decode(), call.id),))
     status, text = 200, ""
     try:
-        given = dict(context.invocation_metadata() or ()).get("authorization", "")
+        given = dict(sent).get("authorization", "")
         check_token(given.encode() if isinstance(given, str) else given, token)
         left = context.time_remaining()
         call.expires = call.began + (engine.deadline if left is None else min(left, engine.deadline))

@@ -15,6 +15,8 @@ class Call:
 
     Attributes:
         kind: `v1:predict`, `v2:infer`, `grpc:Predict`, `v1:status`, ... or `other`.
+        id: what the client calls it (`x-request-id`), or what it was given.
+        asked: rows that the request has, as far as it could be read, whether they were scored or not.
         began, expires: times of the event loop's clock; a request that expires before it is scored is refused.
         status: HTTP's, of gRPC requests too.
         seconds: from the request's head to its answer's end.
@@ -27,6 +29,8 @@ class Call:
 
     began: float
     kind: str = "other"
+    id: str = ""
+    asked: int = 0
     expires: float = 0.0
     status: int = 0
     seconds: float = 0.0

@@ -15,6 +15,7 @@ from serving.engine import Engine, target
 from serving.hooks import Call
 from serving.limits import Receive, parse_object, read_body, seconds_allowed
 from serving.refusal import Refused
+from serving.request_ids import HEADER, request_id
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 # An answer that is ready: its content type and its bytes. Anything else is made JSON.
@@ -51,7 +52,7 @@ class HttpApp:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        call = Call(asyncio.get_running_loop().time())
+        call = Call(asyncio.get_running_loop().time(), id=request_id(scope["headers"]))
         headers: tuple[tuple[bytes, bytes], ...] = ()
         try:
             status, answer = await self._answer(scope, receive, call)
@@ -64,7 +65,7 @@ class HttpApp:
             status, answer = 500, {"error": f"{type(error).__name__}: {error}"}
         if self.engine.draining:
             headers = (*headers, (b"connection", b"close"))
-        await _respond(send, status, answer, headers)
+        await _respond(send, status, answer, (*headers, (HEADER, call.id.encode())))
         self.engine.finish(call, status)
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, call: Call) -> tuple[int, Answer]:
@@ -101,6 +102,7 @@ class HttpApp:
         number, label = target((found[2], found[3]))
         self._check_name(name, number)
         request = parse_object(body)
+        call.asked = v1.row_count(request)
         with self.engine.versions.using(number, label) as version:
             if verb == "predict":
                 inputs = v1.predict_inputs(request, version.loaded)
@@ -128,6 +130,7 @@ class HttpApp:
         call.kind = "v2:infer"
         number = self._v2_number(found)
         request = parse_object(body)
+        call.asked = v2.row_count(request)
         with self.engine.versions.using(number) as version:
             inputs = v2.infer_inputs(request, version.loaded)
             scores = await self.engine.score(version, inputs, call)

@@ -42,6 +42,17 @@ def predict_inputs(request: Mapping[str, Any], loaded: Loaded) -> Inputs:
     return packed_of(columns.get("ids", []), columns.get("dense", []), spec)
 
 
+def row_count(request: Mapping[str, Any]) -> int:
+    """How many rows a request has, whether they can be scored or not; 0 where that cannot be told."""
+    for key in ("instances", "examples", "inputs"):
+        rows = request.get(key)
+        if isinstance(rows, dict):
+            rows = next(iter(rows.values()), None)
+        if isinstance(rows, list):
+            return len(rows)
+    return 0
+
+
 def predict_answer(request: Mapping[str, Any], scores: list[float]) -> dict[str, Any]:
     """The model has one output, so its name is left out."""
     return {"predictions" if "instances" in request else "outputs": scores}

@@ -65,6 +65,14 @@ def infer_inputs(request: Mapping[str, Any], loaded: Loaded) -> Inputs:
     return raw_of_columns({name: data for name, (_, data) in tensors.items()}, spec.schema, "row")
 
 
+def row_count(request: Mapping[str, Any]) -> int:
+    """How many rows a request says that it has, whether they can be scored or not; 0 where it does not say."""
+    match request.get("inputs"):
+        case [{"shape": [int(rows), *_]}, *_] if rows > 0:
+            return rows
+    return 0
+
+
 def infer_answer(name: str, version: Version[Any], request: Mapping[str, Any], scores: list[float]) -> dict[str, Any]:
     """The probabilities, with the request's id if it has one."""
     output = {"name": _OUTPUT, "datatype": "FP32", "shape": [len(scores)], "data": scores}
