@@ -30,9 +30,14 @@ def serve(
     token: Annotated[str | None, typer.Option(help=f"What callers must send; better in {_TOKEN}.")] = None,
     drain_seconds: Annotated[float, typer.Option(min=0, help="How long a stop may take.")] = 30,
     access_log: Annotated[Path | None, typer.Option(help="A file for a line of JSON a request.")] = None,
+    sample: Annotated[float, typer.Option(min=0, max=1, help="Share of requests that are kept.")] = 0,
+    sample_dir: Annotated[Path | None, typer.Option(help="Where they are kept, with their scores.")] = None,
+    sample_rows: Annotated[int, typer.Option(min=1, help="A file of them has at least so many rows,")] = 5000,
+    sample_seconds: Annotated[float, typer.Option(min=0.1, help="or those of so many seconds.")] = 60,
 ) -> None:
     """Answer TensorFlow Serving's REST (and gRPC) and the Open Inference Protocol with a model."""
     from importlib.metadata import version
+    from tempfile import TemporaryDirectory
 
     from ctr.follow import followed
     from serving.app import serve as answer
@@ -44,7 +49,13 @@ def serve(
         raise BadInput(f"--token is empty; give one, or leave it out and have no {_TOKEN} in the environment")
     if host not in _HERE and token is None:
         sys.stderr.write(f"warning: whoever reaches {host}:{port} may ask; --token or {_TOKEN} asks for a token\n")
-    with followed(model, poll) as folder, followed(challenger, poll) as challengers:
+    if (sample > 0) != (sample_dir is not None):
+        raise BadInput("--sample SHARE and --sample-dir DIR belong together; give both, SHARE above 0")
+    with (
+        TemporaryDirectory(prefix="ctr-watch-") as watched,
+        followed(model, poll) as folder,
+        followed(challenger, poll) as challengers,
+    ):
         settings = Settings(
             folder=str(folder),
             name=name,
@@ -62,6 +73,12 @@ def serve(
             # process answered 1.2 to 1.5 times as many requests with two threads as with one.
             threads=max(1, len(os.sched_getaffinity(0)) // workers),
             access_log=None if access_log is None else str(access_log),
+            workers=workers,
+            watch_folder=watched,
+            sample=sample,
+            sample_folder=None if sample_dir is None else str(sample_dir),
+            sample_rows=sample_rows,
+            sample_seconds=sample_seconds,
             about=version("ctr"),
         )
         answer(settings, workers)

@@ -64,9 +64,7 @@ def stability(first: NDArray[np.integer], second: NDArray[np.integer], *, ordere
     first, second = first[used], second[used]
     groups = _ranges(first, second) if ordered else _frequent(first, second)
     index = population_stability(*groups)
-    # n1 n2 / (n1 + n2) times the index is about chi-squared, with as many degrees of freedom as groups but one.
-    freedom = max(len(groups[0]) - 1, 1)
-    by_chance = (freedom + 4 * (2 * freedom) ** 0.5) * float((1 / rows).sum())
+    by_chance = stability_by_chance(len(groups[0]), *rows.tolist())
     return {"stability_index": index, "by_chance": by_chance, "moved": index > max(MOVED, by_chance)}
 
 
@@ -80,6 +78,13 @@ def population_stability(
     p, q = np.asarray(first, np.float64) + 0.5, np.asarray(second, np.float64) + 0.5
     p, q = p / p.sum(), q / q.sum()
     return float(((q - p) * np.log(q / p)).sum())
+
+
+def stability_by_chance(groups: int, first: float, second: float) -> float:
+    """What the index of two samples of one distribution, of so many rows each, stays below all but always."""
+    # n1 n2 / (n1 + n2) times the index is about chi-squared, with as many degrees of freedom as groups but one.
+    freedom = max(groups - 1, 1)
+    return (freedom + 4 * (2 * freedom) ** 0.5) * (1 / first + 1 / second)
 
 
 def is_ordered(name: str, schema: Schema) -> bool:

@@ -3,6 +3,7 @@
 import gc
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Version(Generic[Model]):
         error_code: OK, or why it could not be loaded.
         model: while it is AVAILABLE or UNLOADING.
         uses: requests that have it now.
+        load_seconds: how long it took to load.
     """
 
     number: int
@@ -38,6 +40,7 @@ class Version(Generic[Model]):
     error_message: str = ""
     model: Model | None = None
     uses: int = 0
+    load_seconds: float = 0.0
 
     @property
     def loaded(self) -> Model:
@@ -183,6 +186,7 @@ class Versions(Generic[Model]):
             # Of those of this number that are gone, this one takes the place.
             self._known = [known for known in self._known if known.number != number or known.state != END]
             self._known.append(version)
+        began = time.monotonic()
         try:
             model = self._load(folder)
         except Exception as error:  # as many as there are ways to break a file
@@ -192,6 +196,7 @@ class Versions(Generic[Model]):
             sys.stderr.write(f"warning: version {number} of {self.name} is not served: {version.error_message}\n")
             return None
         with self._lock:
+            version.load_seconds = time.monotonic() - began
             version.model, version.state = model, AVAILABLE
             self._available = {**self._available, number: version}
         return version

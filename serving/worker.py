@@ -37,6 +37,12 @@ class Settings(msgspec.Struct):
     drain: float
     threads: int
     access_log: str | None
+    workers: int
+    watch_folder: str
+    sample: float
+    sample_folder: str | None
+    sample_rows: int
+    sample_seconds: float
     about: str
 
 
@@ -95,7 +101,6 @@ def _answer(app: Any, settings: Settings, bound: socket.socket, report: BinaryIO
             _say(report, {"ready": True})
 
     app.started.append(start)
-    app.stopped.append(app.engine.settle)
     server.run(sockets=[bound])
 
 
@@ -117,10 +122,14 @@ def make_app(settings: Settings) -> Any:
     gc.freeze()
     from serving.access_log import access_log
     from serving.engine import Engine
+    from serving.hooks import Hook
     from serving.http import HttpApp
     from serving.loading import error_code, load_warm
+    from serving.monitoring import add_monitoring
     from serving.openapi import describe
+    from serving.sampling import Sampler
     from serving.versions import Versions
+    from serving.watch import Watch
 
     def versions_of(folder: str, name: str, keep: int, labels: Mapping[str, int]) -> Versions[Any]:
         made = Versions[Any](Path(folder), name, load=load_warm, code_of=error_code, keep=keep, labels=labels)
@@ -133,9 +142,23 @@ def make_app(settings: Settings) -> Any:
 
     champion = versions_of(settings.folder, settings.name, settings.versions, settings.labels)
     challenger = versions_of(settings.challenger, "challenger", 1, {}) if settings.challenger else None
-    listeners = [access_log(Path(settings.access_log))] if settings.access_log else []
+    watch = Watch(Path(settings.watch_folder), settings.workers)
+    listeners: list[Hook] = [watch]
+    if settings.access_log:
+        listeners.append(access_log(Path(settings.access_log)))
     engine = Engine(champion, deadline=settings.deadline, challenger=challenger, listeners=listeners)
     app = HttpApp(engine, token=settings.token, about=settings.about)
+    app.stopped.append(engine.settle)
+    if settings.sample_folder is not None:
+        sampler = Sampler(
+            settings.sample, Path(settings.sample_folder), rows=settings.sample_rows, seconds=settings.sample_seconds
+        )
+        engine.listeners.append(sampler)
+        sampler.start()
+        app.stopped.append(sampler.close)
+    watch.start()
+    roles = {"champion": champion, **({"challenger": challenger} if challenger else {})}
+    add_monitoring(app, watch, roles.items())
 
     def openapi() -> tuple[int, dict[str, Any]]:
         with champion.using() as version:
