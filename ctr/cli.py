@@ -178,8 +178,14 @@ def evaluate(
     part: Annotated[str, typer.Option(help="Of prepared data: train, validation or test.")] = "test",
     as_json: Json = False,
 ) -> None:
-    """Measure a model on labelled rows: raw logs, or a prepared folder."""
+    """Measure a model on labelled rows (raw logs, a prepared folder), or a server's sample on clicks (id, click)."""
     from ctr.console import give, rows_progress
+    from ctr.sampled import evaluate_sample, is_sample, sentences
+
+    if is_sample(model):
+        result = evaluate_sample(model, inputs)
+        give(result, as_json, title=f"{model} on {', '.join(inputs)}", more=sentences(result))
+        return
     from ctr.scoring import evaluate_model
 
     with rows_progress() as progress:
