@@ -60,6 +60,8 @@ def serve(settings: Settings, workers: int) -> None:
                     up = True
                     where = f"http://{host}:{port}/v1/models/{name}:predict"
                     sys.stderr.write(f"serving {settings.folder} as '{name}' on {where} (Ctrl-C stops)\n")
+                    if settings.demo_page:
+                        sys.stderr.write(f"its demo page is http://{host}:{port}/demo\n")
         finally:
             _stop([process.popen for process in running], settings.drain + _GRACE)
 

@@ -18,8 +18,8 @@ from serving.refusal import Refused
 from serving.request_ids import HEADER, request_id
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-# An answer that is ready: its content type and its bytes. Anything else is made JSON.
-Page = tuple[bytes, bytes]
+# An answer that is ready: its content type, its bytes, and headers of its own. Anything else is made JSON.
+Page = tuple[bytes, bytes, *tuple[tuple[bytes, bytes], ...]]
 Answer = dict[str, Any] | Page
 
 _TARGET = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
@@ -33,8 +33,8 @@ _HEALTH = re.compile(r"/v2/health/(live|ready)|/v2/models/[^/]+(?:/versions/[^/]
 class HttpApp:
     """Answers HTTP for one engine.
 
-    `pages` maps addresses to what gives status and answer of GET; whoever has more of them adds to it. `started` and
-    `stopped` are called as the server starts to listen and when it has stopped.
+    `pages` maps addresses to what gives status and answer of GET; whoever has more of them adds to it; those in
+    `free` need no token. `started` and `stopped` are called as the server starts to listen and when it has stopped.
     """
 
     def __init__(self, engine: Engine, *, token: str | None = None, about: str = ""):
@@ -45,6 +45,7 @@ class HttpApp:
             "/v2/health/live": lambda: (200, {"live": True}),
             "/v2/health/ready": lambda: (200 if engine.ready else 503, {"ready": engine.ready}),
         }
+        self.free: set[str] = set()
         self.started: list[Callable[[], Awaitable[None]]] = []
         self.stopped: list[Callable[[], Awaitable[None]]] = []
 
@@ -70,7 +71,7 @@ class HttpApp:
 
     async def _answer(self, scope: dict[str, Any], receive: Receive, call: Call) -> tuple[int, Answer]:
         method, path, headers = scope["method"], scope["path"], dict(scope["headers"])
-        if not _HEALTH.fullmatch(path):
+        if not _HEALTH.fullmatch(path) and path not in self.free:
             check_token(headers.get(b"authorization"), self._token)
         if found := _SCORE.fullmatch(path) or _INFER.fullmatch(path):
             _only("POST", method, path)
@@ -172,7 +173,7 @@ def _only(wanted: str, method: str, path: str) -> None:
 
 
 async def _respond(send: Send, status: int, answer: Answer, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-    kind, body = answer if isinstance(answer, tuple) else (b"application/json", msgspec.json.encode(answer))
-    head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
+    kind, body, *own = answer if isinstance(answer, tuple) else (b"application/json", msgspec.json.encode(answer))
+    head = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *own, *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})

@@ -43,6 +43,7 @@ class Settings(msgspec.Struct):
     sample_folder: str | None
     sample_rows: int
     sample_seconds: float
+    demo_page: bool
     about: str
 
 
@@ -165,6 +166,10 @@ def make_app(settings: Settings) -> Any:
             return 200, describe(settings.name, version.loaded, settings.about, settings.token is not None)
 
     app.pages["/openapi.json"] = openapi
+    if settings.demo_page:
+        from serving.demo import add_demo
+
+        add_demo(app, token=settings.token is not None)
     return app
 
 
