@@ -34,9 +34,7 @@ def serve(
     sample_dir: Annotated[Path | None, typer.Option(help="Where they are kept, with their scores.")] = None,
     sample_rows: Annotated[int, typer.Option(min=1, help="A file of them has at least so many rows,")] = 5000,
     sample_seconds: Annotated[float, typer.Option(min=0.1, help="or those of so many seconds.")] = 60,
-    demo_page: Annotated[
-        bool, typer.Option("--demo-page", help="Also give a page to try the model on, /demo.")
-    ] = False,
+    demo_page: Annotated[bool, typer.Option("--demo-page", help="Also a page to try the model on, /demo.")] = False,
 ) -> None:
     """Answer TensorFlow Serving's REST (and gRPC) and the Open Inference Protocol with a model."""
     from importlib.metadata import version

@@ -79,8 +79,8 @@ def _page() -> Page:
     source = Path(__file__).with_name("demo.html").read_text(encoding="utf-8")
     (style,), (script,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", source, re.DOTALL) for tag in ("style", "script"))
     policy = (
-        f"default-src 'none'; img-src data:; script-src {_digest(script)}; style-src {_digest(style)}; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; img-src data:; script-src {_digest(script)}; style-src {_digest(style)}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return (
         b"text/html; charset=utf-8",

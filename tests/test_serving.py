@@ -125,7 +125,7 @@ def test_trained_weights_on_shards_raw_log_and_savedmodel_agree(project: Project
     )
     group = project.trained["served_group"]
     checkpoint = tf.train.latest_checkpoint(str(project.folder / "run" / f"group-{group}" / "checkpoint"))
-    tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial()
+    tf.train.Checkpoint(served=model).restore(checkpoint).expect_partial()
     project.ctr("predict", "run", "log.tsv", "--out", "all.parquet", "--json").result
     scores = pl.read_parquet(project.folder / "all.parquet")["probability"].to_numpy()
     compared = 0
