@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -13,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Project
-from servers import Server, break_model, put, serving, wait_for
+from servers import Server, break_model, put, serving, wait_for, wait_until_up
 
 pytestmark = pytest.mark.processes
 
@@ -203,6 +205,19 @@ def test_broken_version_shows_in_the_status_and_the_old_one_answers(
     assert ask(server).json() == before
     assert ask(server, "/v1/models/ctr/versions/50:predict").status_code == 404
     assert server.get("/v2/health/ready").status_code == 200
+
+
+def test_process_that_is_killed_is_started_again(server: Server) -> None:
+    def children() -> list[int]:
+        listed = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
+
+    (killed,) = children()
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: "a server process is started again: it ended with -9" in server.log.read_text())
+    wait_until_up(server.process, f"{server.url}/v2/health/ready")
+    assert ask(server).status_code == 200
+    assert children() != [killed]
 
 
 def test_two_processes_reload_and_lose_no_request_when_they_are_stopped(
