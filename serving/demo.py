@@ -13,6 +13,7 @@ from typing import Any
 
 from features.schema import Schema
 from serving.http import HttpApp, Page
+from serving.rows import known_in
 from serving.versions import Version
 from serving.warmup import made_up_columns
 
@@ -46,9 +47,7 @@ def describe(version: Version[Any]) -> dict[str, Any]:
     written = (model.folder / "saved_model.pb").stat().st_mtime
     return {
         "version": version.number,
-        "fields": [
-            {"name": name, "kind": kinds.get(name, "text")} for name in [*schema.text_fields, *schema.number_fields]
-        ],
+        "fields": [{"name": name, "kind": kinds.get(name, "text")} for name in known_in(schema)],
         "layout": {
             "columns": schema.columns,
             "label": schema.label,
@@ -79,8 +78,9 @@ def _page() -> Page:
     source = Path(__file__).with_name("demo.html").read_text(encoding="utf-8")
     (style,), (script,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", source, re.DOTALL) for tag in ("style", "script"))
     policy = (
-        f"default-src 'none'; img-src data:; script-src {_digest(script)}; style-src {_digest(style)}; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; connect-src 'self'; "
+        # The page's icon is an empty one of its own, so that browsers do not ask for /favicon.ico.
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return (
         b"text/html; charset=utf-8",
