@@ -22,4 +22,4 @@ def queue_full(rows: int) -> Refused:
 
 def too_late() -> Refused:
     """The deadline of a request passed before it was scored."""
-    return Refused(504, "the request's deadline passed before the model was free; it was not scored")
+    return Refused(504, "the request's deadline passed before it was scored")
