@@ -75,7 +75,7 @@ def serving(folder: Path, *arguments: object, log: Path, **environment: str) -> 
         assert process.wait(60) == 0, log.read_text()
 
 
-def wait_for(what: Any, seconds: float = 30) -> None:
+def wait_for(what: Any, seconds: float = 90) -> None:
     """Waits until `what()` is true."""
     deadline = time.monotonic() + seconds
     while not what():

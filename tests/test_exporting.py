@@ -130,14 +130,14 @@ def short(project: Project) -> dict[str, dict[str, Any]]:
 @pytest.mark.processes
 class TestTables:
     def test_export_without_more_is_the_file_that_training_wrote(self, project: Project) -> None:
-        found = project.ctr("export", "run", "--out", "plain", "--json").result
-        again = project.ctr("export", "run", "--out", "plain32", "--tables", "float32", "--json").result
+        found = project.ctr("export", "run", "--out", "as-trained", "--json").result
+        again = project.ctr("export", "run", "--out", "as-trained32", "--tables", "float32", "--json").result
         source = find_model(str(project.folder / "run"))
         assert found["bytes"] == again["bytes"] == size_of(source)
         for path in filter(Path.is_file, source.rglob("*")):
-            assert (project.folder / "plain" / path.relative_to(source)).read_bytes() == path.read_bytes()
+            assert (project.folder / "as-trained" / path.relative_to(source)).read_bytes() == path.read_bytes()
         assert set(found) == {"path", "signatures", "bytes"}
-        assert (project.folder / "plain" / WARMUP_FILE).is_file()
+        assert (project.folder / "as-trained" / WARMUP_FILE).is_file()
 
     @pytest.mark.parametrize("tables", SHORT)
     def test_result_says_what_16_bits_cost_on_the_test_rows(
