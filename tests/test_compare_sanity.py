@@ -35,13 +35,13 @@ def test_labels_without_meaning_make_no_arm_better(project: Project) -> None:
 
 def test_the_same_training_twice_differs_in_nothing(project: Project, compared: dict[str, Any]) -> None:
     words = [*tiny(), "compare.trials=0", "compare.retrainings=1", "compare.arms=[single,ensemble,codistilled]"]
-    again = project.ctr("compare", "data", "--out", "again", *words, "--json", timeout=600).result
+    again = project.ctr("compare", "data", "--out", "same-again", *words, "--json", timeout=600).result
     assert set(again["arms"]) == {"single", "ensemble", "codistilled"}
     for run in ("singles-0", "codistilled-0"):
         for group in (0, 1):
             first, second = (
                 pl.read_parquet(project.folder / of / run / f"group-{group}" / "scores-test.parquet")
-                for of in ("comparison", "again")
+                for of in ("comparison", "same-again")
             )
             assert churn(first["probability"].to_numpy(), second["probability"].to_numpy()) == 0
             assert first.equals(second)
