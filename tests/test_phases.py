@@ -61,7 +61,7 @@ def planned(*settings: str, groups: int = 2, taught: bool = True) -> list[Phase]
 
 def test_default_plan_is_one_phase_with_burn_in() -> None:
     (only,) = planned()
-    assert (only.steps, only.start, only.ramp_steps, only.weight, only.label_weight) == (200, 75, 50, 3.0, 1.0)
+    assert (only.steps, only.start, only.ramp_steps, only.weight, only.label_weight) == (300, 75, 50, 3.0, 1.0)
     assert (only.final_weight, only.exchange_every, only.everyone) == (3.0, 100, False)
 
 
@@ -85,5 +85,5 @@ def test_groups_that_learn_from_nobody_have_one_phase_on_labels() -> None:
 
 
 def test_divided_rows_shorten_an_epoch_alike_for_all_groups() -> None:
-    assert planned("codistillation.overlap=0", groups=4)[0].steps == 50
+    assert planned("codistillation.overlap=0", groups=4)[0].steps == 75
     assert planned("codistillation.overlap=0.5", groups=2)[0].steps == 150

@@ -178,7 +178,7 @@ def test_settings_cannot_be_changed_once_read() -> None:
     config = load_config(None, [])
     with pytest.raises(ValidationError, match="frozen"):
         config.train.epochs = 5.0  # pyright: ignore[reportAttributeAccessIssue]
-    assert config.train.epochs == 2.0
+    assert config.train.epochs == 3.0
 
 
 @pytest.mark.parametrize(
