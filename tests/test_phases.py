@@ -86,4 +86,4 @@ def test_groups_that_learn_from_nobody_have_one_phase_on_labels() -> None:
 
 def test_divided_rows_shorten_an_epoch_alike_for_all_groups() -> None:
     assert planned("codistillation.overlap=0", groups=4)[0].steps == 75
-    assert planned("codistillation.overlap=0.5", groups=2)[0].steps == 150
+    assert planned("codistillation.overlap=0.5", groups=2)[0].steps == 225
