@@ -51,12 +51,12 @@ def _aside(target: Path) -> Path:
     # What an earlier process was killed over is in nobody's way and cleared up here.
     for left in target.parent.glob(f".{target.name}.*.partial*"):
         owner = left.name.removeprefix(f".{target.name}.").split(".")[0]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdigit() and not is_running(int(owner)):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
     return target.parent / f".{target.name}.{os.getpid()}.partial{target.suffix}"
 
 
-def _alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether a process of this number runs on this machine."""
     try:
         os.kill(pid, 0)

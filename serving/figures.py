@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from features.output import is_running
+
 # The name of a figure and the values of its labels.
 Key = tuple[str, ...]
 
@@ -74,17 +76,7 @@ def published(folder: Path) -> Figures:
     whole = Figures()
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         one = msgspec.msgpack.decode(path.read_bytes(), type=Figures)
-        if not _runs(int(path.stem)):
+        if not is_running(int(path.stem)):
             one.windows = {}
         whole.add(one)
     return whole
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
