@@ -11,7 +11,7 @@ setup: $(STAMP)
 # Rebuilt only when a pinned package or the project's own metadata changes: the second set-up takes no time.
 $(STAMP): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11, or say PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "setting up .venv: 161 pinned packages, about 2 GB, a few minutes the first time"
+	@echo "setting up .venv: 185 pinned packages, about 2 GB, a few minutes the first time"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
