@@ -63,7 +63,7 @@ def promote(name: str, data_folder: Path | None, alias: str, force: bool, progre
         title = "Forced, though the gate refused it:" if forced else "Passed the gate:"
         description = "\n".join([title, *(f"- {reason}" for reason in reasons)])
         run_id = card["run_id"] if tracking.has_run(card["run_id"]) else _run_for(folder, card)
-        version = registry.register(folder, run_id, _first_row(model, sample), tags, description)
+        version = registry.register(folder, run_id, model.number_fields, model.text_fields, tags, description)
         registry.move_alias(alias, version, was)
     return {
         "name": registry.MODEL_NAME,
@@ -192,10 +192,6 @@ def _raw_logs(data: Data) -> list[str]:
             f"{data.folder} was prepared from {gone[0]}, which is gone; the gate needs raw rows to check parity"
         )
     return logs
-
-
-def _first_row(model: ServedModel, frame: pl.DataFrame) -> dict[str, Any]:
-    return {name: values[0] for name, values in _raw_columns(model, frame.head(1)).items()}
 
 
 def _run_for(folder: Path, card: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import mlflow.models
 import mlflow.pyfunc
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, Schema
 
 from ctr.tracking import client, mlflow_errors, one_line, store
 from features.errors import BadInput, WorkFailed
@@ -47,15 +48,17 @@ def check_alias(alias: str) -> None:
 
 
 def register(
-    saved_model: Path, run_id: str, example: Mapping[str, Any], tags: Mapping[str, str], description: str
+    saved_model: Path,
+    run_id: str,
+    numbers: Iterable[str],
+    texts: Iterable[str],
+    tags: Mapping[str, str],
+    description: str,
 ) -> str:
     """Logs a SavedModel as a pyfunc from code in a run and registers it; returns the version.
 
-    `example` is one raw row by field.
+    `numbers` and `texts` are the fields that a raw row may have.
     """
-    import pandas as pd
-
-    frame = pd.DataFrame([dict(example)])
     with mlflow_errors("register the model"), _quiet():
         made = client()
         with mlflow.start_run(run_id=run_id):
@@ -63,13 +66,20 @@ def register(
                 name="model",
                 python_model=str(_PYFUNC),
                 artifacts={"saved_model": str(saved_model)},
-                signature=mlflow.models.infer_signature(frame, pd.DataFrame({"probability": [0.5]})),
+                signature=_signature(numbers, texts),
                 # Named here, as finding them out would load the model in a process of its own.
                 pip_requirements=["tensorflow==2.21.*", "pandas", "numpy"],
             )
         version = str(mlflow.register_model(logged.model_uri, MODEL_NAME, tags=dict(tags)).version)
         made.update_model_version(MODEL_NAME, version, description[:_DESCRIPTION_LENGTH])
     return version
+
+
+def _signature(numbers: Iterable[str], texts: Iterable[str]) -> mlflow.models.ModelSignature:
+    # Any field may be missing: one inferred from a row would refuse frames that lack a column.
+    fields = [*((name, DataType.double) for name in numbers), *((name, DataType.string) for name in texts)]
+    inputs = Schema([ColSpec(kind, name, required=False) for name, kind in fields])
+    return mlflow.models.ModelSignature(inputs, Schema([ColSpec(DataType.double, "probability")]))
 
 
 def aliases() -> dict[str, str]:
