@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from asking import CATEGORIES, NUMBERS, b64, columns, example, fields_of, tensors
 from conftest import Project
 from servers import Server, serving
 
@@ -21,8 +22,6 @@ import tensorflow as tf  # isort: skip
 
 pytestmark = pytest.mark.processes
 
-NUMBERS = [f"I{i}" for i in range(1, 14)]
-CATEGORIES = [f"C{i}" for i in range(1, 27)]
 ROWS = 50
 DEEP = 100_000
 
@@ -38,8 +37,7 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Genera
 def rows(project: Project) -> list[dict[str, Any]]:
     """Rows of the log by field, missing fields left out, the last one without any."""
     lines = (project.folder / "log.tsv").read_text().splitlines()[: ROWS - 1]
-    fields = [line.split("\t")[1:] for line in lines]
-    return [*({n: int(v) if n in NUMBERS else v for n, v in zip(NUMBERS + CATEGORIES, row) if v} for row in fields), {}]  # noqa: B905
+    return [*(fields_of(line.split("\t")[1:]) for line in lines), {}]
 
 
 @pytest.fixture(scope="module")
@@ -48,32 +46,6 @@ def expected(server: Server, rows: list[dict[str, Any]]) -> np.ndarray:
     found = np.array(server.post({"instances": rows}).json()["predictions"])
     assert len(set(np.round(found, 5))) > 30
     return found
-
-
-def example(row: dict[str, Any]) -> tf.train.Example:
-    features = {
-        name: tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        if name in NUMBERS
-        else tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()]))
-        for name, value in row.items()
-    }
-    return tf.train.Example(features=tf.train.Features(feature=features))
-
-
-def b64(row: dict[str, Any]) -> dict[str, str]:
-    return {"b64": base64.b64encode(example(row).SerializeToString()).decode()}
-
-
-def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row.get(name) for row in rows] for name in NUMBERS + CATEGORIES}
-
-
-def tensors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As the Open Inference Protocol has them."""
-    return [
-        {"name": name, "shape": [len(rows)], "datatype": "FP64" if name in NUMBERS else "BYTES", "data": values}
-        for name, values in columns(rows).items()
-    ]
 
 
 @pytest.mark.parametrize("form", ["columns", "examples", "named examples", "example column", "wrapped", "nan"])

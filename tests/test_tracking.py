@@ -1,12 +1,10 @@
 """MLflow for real: runs, metrics and artifacts in sqlite, the registry, the champion, MLflow's own servers."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import polars as pl
 import pytest
 from conftest import Project, Start, tiny
@@ -123,38 +121,6 @@ def test_unknown_model_names_say_what_to_do(project: Project, promoted: dict[str
     refused = project.ctr("evaluate", "models:/ctr@nobody", "data")
     assert refused.code == 2
     assert "register one with `ctr promote`" in refused.error
-
-
-def test_mlflow_models_serve_answers_with_the_same_probability(
-    project: Project, promoted: dict[str, Any], in_background: Start, tmp_path: Path
-) -> None:
-    lines = (project.folder / "log.tsv").read_text().splitlines()[:50]
-    names = [*(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
-    rows = [line.split("\t")[1:] for line in lines]
-    records = [
-        {n: (int(v) if n[0] == "I" else v) if v else None for n, v in zip(names, row, strict=True)} for row in rows
-    ]
-    (port,) = free_ports(1)
-    arguments = ["-m", "mlflow", "models", "serve", "-m", "models:/ctr@champion", "--env-manager", "local"]
-    environment = ["-h", "127.0.0.1", "-p", port]
-    import os
-
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{project.folder}/mlflow.db"
-    # `mlflow models serve` looks for uvicorn and its like on the path.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    try:
-        server = in_background(*arguments, *environment, cwd=project.folder, program=Path(sys.executable))
-    finally:
-        del os.environ["MLFLOW_TRACKING_URI"]
-    wait_until_up(server, f"http://127.0.0.1:{port}/ping")
-    answer = httpx.post(f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": records}, timeout=60)
-    assert answer.status_code == 200, answer.text
-    found = [row["probability"] for row in answer.json()["predictions"]]
-    (tmp_path / "few.tsv").write_text("".join(line + "\n" for line in lines))
-    few = [tmp_path / "few.tsv", "--out", tmp_path / "few.parquet", "--json"]
-    assert project.ctr("predict", "models:/ctr@champion", *few).result["rows"] == 50
-    expected = pl.read_parquet(tmp_path / "few.parquet")["probability"].to_numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
 
 
 def test_ui_shows_the_projects_runs(project: Project, in_background: Start) -> None:
