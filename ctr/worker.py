@@ -212,6 +212,7 @@ def _export(
         "tables": "float32",
         "data": str(data.folder.resolve()),
         "data_digest": data.digest,
+        "train_rows": data.parts["train"].rows,
         "config": config.model_dump(mode="json"),
     }
     if calibration:

@@ -56,6 +56,8 @@ def score(key: tuple[Loaded, str], requests: Sequence[Inputs]) -> NDArray[np.flo
             return loaded.model.from_examples(inputs.columns["examples"])
         except tf.errors.InvalidArgumentError as error:
             raise BadInput(f"a tf.Example cannot be read: {' '.join(str(error).split())}") from None
+        except UnicodeDecodeError:  # TensorFlow's error quotes the example, which Python then cannot decode
+            raise BadInput("a tf.Example cannot be read: it is no tf.Example, nor text") from None
     return loaded.model.from_columns(inputs.columns, inputs.rows)
 
 

@@ -31,6 +31,8 @@ def describe(name: str, loaded: Loaded, about: str, token: bool) -> Schema:
     paths["/v2"] = _get("What the server is", "V2Server", [])
     paths["/v2/health/live"] = _get("Whether the server runs", "V2Live", [], free=True)
     paths["/v2/health/ready"] = _get("Whether requests are welcome", "V2Ready", [], free=True, unready=True)
+    paths["/monitoring/drift"] = _get("How far inputs and scores are from those that were recorded", "Anything", [])
+    paths["/monitoring/prometheus/metrics"] = _get("Figures for Prometheus", "Metrics", [], "text/plain")
     paths["/openapi.json"] = _get("This description", "Anything", [])
     components: Schema = {"schemas": {**requests(loaded), **ANSWERS}, "responses": _ERRORS}
     described: Schema = {
@@ -49,10 +51,18 @@ def describe(name: str, loaded: Loaded, about: str, token: bool) -> Schema:
     return described
 
 
-def _get(summary: str, schema: str, parameters: list[Schema], *, free: bool = False, unready: bool = False) -> Schema:
-    """An address to look at. `free`: without a token; `unready`: 503 has the same body as 200."""
+def _get(
+    summary: str,
+    schema: str,
+    parameters: list[Schema],
+    kind: str = "application/json",
+    *,
+    free: bool = False,
+    unready: bool = False,
+) -> Schema:
+    """An address to look at. `kind`: of content; `free`: without a token; `unready`: 503 has the same body as 200."""
     answers = {
-        "200": _json(summary, schema),
+        "200": {"description": summary, "content": {kind: {"schema": _ref(schema)}}},
         **_refusals(404, *([400] if parameters else []), *([] if free else [401])),
     }
     if unready:

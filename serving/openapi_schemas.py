@@ -137,6 +137,7 @@ _BOOL = {"type": "boolean"}
 
 ANSWERS: Schema = {
     "Anything": {"type": "object"},
+    "Metrics": {"type": "string"},
     "Base64": {
         **_object({"b64": {"type": "string", "contentEncoding": "base64", "pattern": _BASE64}}, ["b64"]),
         "maxProperties": 1,

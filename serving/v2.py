@@ -66,10 +66,10 @@ def infer_inputs(request: Mapping[str, Any], loaded: Loaded) -> Inputs:
 
 
 def row_count(request: Mapping[str, Any]) -> int:
-    """How many rows a request says that it has, whether they can be scored or not; 0 where it does not say."""
+    """How many rows a request says that it has, and has values for, whether they can be scored or not."""
     match request.get("inputs"):
-        case [{"shape": [int(rows), *_]}, *_] if rows > 0:
-            return rows
+        case [{"shape": [int(rows), *_], "data": [*data]}, *_] if rows > 0:
+            return min(rows, len(data))
     return 0
 
 

@@ -196,6 +196,7 @@ def infer(**changes: Any) -> dict[str, Any]:
         ("v1:predict", {"signature_name": "serialize", "instances": ["x"]}, 400, "no serialised tf.Example"),
         ("v1:predict", {"signature_name": "serialize", "instances": [{"b64": "%"}]}, 400, "is not base64"),
         ("v1:predict", {"signature_name": "serialize", "instances": [{"b64": "bm9uZQ=="}]}, 400, "cannot be read"),
+        ("v1:predict", {"signature_name": "serialize", "instances": [{"b64": "mrPETJIygQ=="}]}, 400, "cannot be read"),
         ("v1:classify", {"instances": [{}]}, 400, "key 'examples' is expected"),
         ("v1:classify", {"examples": [{"C33": "x"}]}, 400, "example 0 has unknown field 'C33': did you mean 'C3'?"),
         ("v1:regress", {"examples": [{}], "signature_name": "packed"}, 400, "'packed' takes no examples"),
@@ -204,6 +205,7 @@ def infer(**changes: Any) -> dict[str, Any]:
         ("v2", infer(name="I99"), 400, "unknown input 'I99': did you mean 'I9'?"),
         ("v2", infer(datatype="BYTES"), 400, "input 'I1' has datatype 'BYTES'"),
         ("v2", infer(shape=[2]), 400, "input 'I1' has 1 values, its shape [2] has 2"),
+        ("v2", infer(shape=[2**70]), 400, "input 'I1' has 1 values"),
         ("v2", infer(shape=[1, -1]), 400, "needs a shape"),
         ("v2", infer(data=["x"]), 400, "row 0: field 'I1' is 'x', not a number"),
         ("v2", infer(datatype="INT64", data=[1.5]), 400, "values that are no integers"),
@@ -275,7 +277,7 @@ def test_metadata_is_what_the_model_takes(server: Server) -> None:
 def test_openapi_describes_every_address_and_field(server: Server) -> None:
     described = server.get("/openapi.json").json()
     assert described["openapi"] == "3.1.0"
-    assert len(described["paths"]) == 25
+    assert len(described["paths"]) == 27
     assert set(described["components"]["schemas"]["Row"]["properties"]) == {*NUMBERS, *CATEGORIES}
     text = json.dumps(described)
     references = {part.split('"')[0] for part in text.split('"$ref": "#/components/')[1:]}

@@ -14,10 +14,7 @@ import contextlib
 import gc
 import json
 import math
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,23 +23,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
-import numpy as np
-import polars as pl
 from bench_predict import ctr, generated, trained
 from bench_prepare import len_cores, processor
+from loaded_servers import ADS, Figures, Row, figures, loaded, request_rows, start, wait_until_up, whole_requests
 from shared import quiet_tracking
 
 from ctr.cluster import free_ports
-from features.encode import encode_dense, encode_ids
-from features.sources import open_sources, read_batches
-from serving.card import read_spec
 
-ADS, REQUESTS, CLIENTS = 10, 200, (1, 8, 32)
+REQUESTS, CLIENTS = 200, (1, 8, 32)
 HERE = Path(__file__).parent
-
-Row = dict[str, Any]
-Figures = dict[str, float]
 Found = dict[tuple[str, int], list[Figures]]
 
 
@@ -67,23 +56,9 @@ def main() -> None:
     for title, value, bound, kept in ratios:
         sys.stderr.write(f"{title:<70} {value:8.2f} {bound}{'' if kept else '   missed'}\n")
     if options.json:
-        sys.stdout.write(json.dumps(found) + "\n")
+        said = [{"name": name, "clients": clients, "rounds": rounds} for (name, clients), rounds in found.items()]
+        sys.stdout.write(json.dumps(said) + "\n")
     sys.exit(0 if all(kept for *_, kept in ratios) else 1)
-
-
-def request_rows(log: Path, model: Path) -> tuple[list[list[Row]], list[list[Row]]]:
-    """Requests of rows of a log, as raw fields by name (missing ones left out) and encoded."""
-    spec = read_spec(model)
-    batches = [*read_batches(open_sources([str(log)], spec.schema), spec.schema)]
-    frame = pl.concat(batch.frame for batch in batches)
-    names = [*spec.schema.number_fields, *spec.schema.text_fields]
-    raw = [{n: v for n, v in row.items() if v is not None} for row in frame.select(names).iter_rows(named=True)]
-    ids, dense = encode_ids(frame, spec).tolist(), encode_dense(frame, spec).tolist()
-    packed = [
-        {"ids": one, "dense": [None if math.isnan(value) else value for value in other]}
-        for one, other in zip(ids, dense, strict=True)
-    ]
-    return tuple([rows[i : i + ADS] for i in range(0, len(rows), ADS)] for rows in (raw, packed))  # pyright: ignore
 
 
 def measured(
@@ -92,11 +67,16 @@ def measured(
     """By contender and number of clients, what each round found."""
     found: Found = defaultdict(list)
     with contextlib.ExitStack() as servers:
-        asked = {
-            name: start(name, folder, run, packed if name == "ctr serve, packed" else rows, servers)
-            for name in options.only
-            if name != BARE
-        }
+        asked: dict[str, tuple[int, list[str]]] = {}
+        for name in options.only:
+            if name == BARE:
+                continue
+            (port,) = free_ports(1)
+            words, path, body, environment = CONTENDERS[name](folder, run, port)
+            requests = whole_requests(path, packed if "packed" in name else rows, body)
+            process = start(words, environment, folder / f"{name}.log", servers)
+            wait_until_up(process, port, requests[0], folder / f"{name}.log")
+            asked[name] = port, requests
         bare = bare_call(folder / "model", rows) if BARE in options.only else None
         for turn in range(options.rounds):
             if bare:
@@ -108,63 +88,6 @@ def measured(
                         loaded(port, clients, 1.0, requests)
                     found[name, clients].append(loaded(port, clients, options.seconds, requests))
     return found
-
-
-def start(
-    name: str, folder: Path, run: Path, rows: list[list[Row]], servers: contextlib.ExitStack
-) -> tuple[int, list[str]]:
-    """A server's port, and the whole requests that it is to be asked."""
-    (port,) = free_ports(1)
-    words, path, body, environment = CONTENDERS[name](folder, run, port)
-    environment = {**os.environ, **environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    log = servers.enter_context((folder / f"{name}.log").open("w"))
-    process = subprocess.Popen(
-        [sys.executable, *words], env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True
-    )
-    servers.callback(ended, process)
-    requests: list[str] = []
-    for each in rows:
-        content = json.dumps(body(each))
-        head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        requests.append(f"{head}content-length: {len(content)}\r\n\r\n{content}")
-    wait_until_up(process, port, path, json.dumps(body(rows[0])), folder / f"{name}.log")
-    return port, requests
-
-
-def ended(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a server and those that it has started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def wait_until_up(process: "subprocess.Popen[bytes]", port: int, path: str, content: str, log: Path) -> None:
-    """Waits for the first answer."""
-    deadline = time.monotonic() + 180
-    headers = {"content-type": "application/json"}
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            answer = httpx.post(f"http://127.0.0.1:{port}{path}", content=content, headers=headers, timeout=60)
-            if answer.status_code == 200:
-                return
-        time.sleep(0.5)
-    raise SystemExit(f"a server did not come up: {log.read_text()[-1000:]}")
-
-
-def loaded(port: int, clients: int, seconds: float, requests: list[str]) -> Figures:
-    """What so many clients see."""
-    words = [sys.executable, str(HERE / "load.py"), str(port), str(clients), str(seconds)]
-    done = subprocess.run(words, input=json.dumps(requests), capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"the clients failed: {done.stderr.strip()}")
-    result = json.loads(done.stdout)
-    if result["failed"]:
-        failed = result["failed"]
-        raise SystemExit(f"{len(failed)} of {len(result['latencies'])} requests failed; one was answered {failed[0]}")
-    return figures(result["latencies"], result["seconds"])
 
 
 def bare_call(model: Path, rows: list[list[Row]]) -> Callable[[int], None]:
@@ -195,12 +118,6 @@ def called(call: Callable[[int], None], seconds: float) -> Figures:
         call(len(latencies))
         latencies.append(1000 * (time.perf_counter() - at))
     return figures(sorted(latencies), time.perf_counter() - began)
-
-
-def figures(latencies: list[float], seconds: float) -> Figures:
-    """Of sorted milliseconds."""
-    p50, p99 = np.percentile(latencies, [50, 99])
-    return {"p50": float(p50), "p99": float(p99), "most": latencies[-1], "rate": len(latencies) / seconds}
 
 
 def middle(found: Found, name: str, clients: int, figure: str) -> float:

@@ -1,0 +1,108 @@
+"""Whatever is sent, the server answers in its own words, goes on, and keeps no more memory."""
+
+import math
+from collections import Counter
+from collections.abc import Generator
+from typing import Any
+
+import httpx
+import hypothesis
+import pytest
+import schemathesis
+from asking import b64, columns, fields_of, tensors
+from conftest import Project
+from damage import damaged
+from servers import Server, serving
+
+from ctr.data import in_order, open_data
+from features.memory import family_rss_mb
+
+pytestmark = pytest.mark.processes
+
+REQUESTS = 10_000
+# Of each address of POST, against its description and by it; with 150 it takes 90 seconds, and found no more.
+EXAMPLES = 15
+# What the interface has for requests that are wrong.
+REFUSALS = {400, 404, 405, 413}
+
+
+@pytest.fixture(scope="module")
+def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    with serving(project.folder, "run", log=tmp_path_factory.mktemp("malformed") / "log") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def bodies(project: Project) -> list[Any]:
+    """A valid request of three rows in each form."""
+    lines = (project.folder / "log.tsv").read_text().splitlines()[:3]
+    rows = [fields_of(line.split("\t")[1:]) for line in lines]
+    encoded = next(in_order(open_data(project.folder / "data").parts["test"], 3))
+    ids = encoded.ids.tolist()
+    dense = [[None if math.isnan(value) else value for value in row] for row in encoded.dense.tolist()]
+    packed = [{"ids": one, "dense": other} for one, other in zip(ids, dense, strict=True)]
+    return [
+        {"instances": rows},
+        {"signature_name": "serving_default", "inputs": columns(rows)},
+        {"signature_name": "serialize", "instances": [b64(row) for row in rows]},
+        {"signature_name": "packed", "instances": packed},
+        {"signature_name": "packed", "inputs": {"ids": ids, "dense": dense}},
+        {"examples": rows, "context": {}},
+        {"id": "1", "inputs": tensors(rows)},
+    ]
+
+
+def test_ten_thousand_wrong_requests_are_refused_and_harm_nobody(server: Server, bodies: list[Any]) -> None:
+    answers: Counter[int] = Counter()
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        before = client.post("/v1/models/ctr:predict", json=bodies[0]).json()
+        memory: list[float] = []
+        for number, (method, address, content) in enumerate(damaged(bodies, REQUESTS, seed=1)):
+            answer = client.request(method, address, content=content)
+            answers[answer.status_code] += 1
+            shown = (method, address, content[:300], answer.status_code, answer.text[:300])
+            assert answer.status_code in {200, *REFUSALS}, shown
+            if answer.status_code != 200 and method != "HEAD":
+                assert list(answer.json()) == ["error"], shown
+                assert "\n" not in answer.json()["error"], shown
+            if number % (REQUESTS // 10) == REQUESTS // 10 - 1:
+                memory.append(family_rss_mb(server.process.pid))
+        assert client.post("/v1/models/ctr:predict", json=bodies[0]).json() == before
+    # Some are harmless: a field that is null or has another value is a row like any other.
+    assert answers[400] > REQUESTS / 2
+    assert answers[200] > REQUESTS / 100
+    assert memory[-1] - memory[2] < 20, f"MB after each tenth: {memory}"
+    assert "Traceback" not in server.log.read_text(), server.log.read_text()
+
+
+def test_what_the_published_description_forbids_is_no_fault_of_the_server(server: Server) -> None:
+    """schemathesis makes requests of the description of each address, half of them against it."""
+    described = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    operations: list[Any] = [each.ok() for each in described.get_all_operations()]  # pyright: ignore
+    posts = [operation for operation in operations if operation.method == "post"]
+    assert len(posts) > 8
+    answers: Counter[int] = Counter()
+
+    def ask(case: Any) -> None:
+        answer = case.call()
+        answers[answer.status_code] += 1
+        said = answer.content[:300]
+        # Some ask to be answered within a few milliseconds.
+        late = {504} if "x-deadline-ms" in (case.headers or {}) else set[int]()
+        assert answer.status_code in {200, *REFUSALS, *late}, (case.method, case.path, case.body, said)
+
+    settings = hypothesis.settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),  # pyright: ignore
+        phases=[hypothesis.Phase.generate],
+    )
+    for operation in posts:
+        for mode in (schemathesis.GenerationMode.NEGATIVE, schemathesis.GenerationMode.POSITIVE):
+            settings(hypothesis.given(case=operation.as_strategy(generation_mode=mode))(ask))()
+    assert answers[200] > 0
+    assert sum(answers[code] for code in REFUSALS) > 100
+    assert server.get("/v2/health/ready").status_code == 200
+    assert "Traceback" not in server.log.read_text()
