@@ -196,7 +196,7 @@ def infer(**changes: Any) -> dict[str, Any]:
         ("v1:predict", {"signature_name": "serialize", "instances": ["x"]}, 400, "no serialised tf.Example"),
         ("v1:predict", {"signature_name": "serialize", "instances": [{"b64": "%"}]}, 400, "is not base64"),
         ("v1:predict", {"signature_name": "serialize", "instances": [{"b64": "bm9uZQ=="}]}, 400, "cannot be read"),
-        ("v1:predict", {"signature_name": "serialize", "instances": [{"b64": "mrPETJIygQ=="}]}, 400, "cannot be read"),
+        ("v1:predict", {"signature_name": "serialize", "instances": [{"b64": "//6B"}]}, 400, "cannot be read"),
         ("v1:classify", {"instances": [{}]}, 400, "key 'examples' is expected"),
         ("v1:classify", {"examples": [{"C33": "x"}]}, 400, "example 0 has unknown field 'C33': did you mean 'C3'?"),
         ("v1:regress", {"examples": [{}], "signature_name": "packed"}, 400, "'packed' takes no examples"),
