@@ -69,4 +69,4 @@ def _stacked(signature: Any, number_fields: Sequence[str], text_fields: Sequence
         by_name |= {name: texts[place] for place, name in enumerate(text_fields)}
         return signature(**by_name)["probability"]
 
-    return score.get_concrete_function()
+    return score.get_concrete_function()  # pyright: ignore
