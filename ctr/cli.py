@@ -155,20 +155,24 @@ def train(
     give(result, as_json, title=f"trained {out}")
 
 
-@app.command(hidden=True)
+@app.command()
 def worker(
-    data: Path,
-    out: Annotated[Path, typer.Option()],
+    data: Annotated[Path, typer.Argument(help="A folder that `ctr prepare` made, which every worker sees.")],
+    out: Annotated[Path, typer.Option(help="The run, a folder that every worker sees.")],
+    settings: Overrides = None,
+    config: ConfigFile = None,
     score: Annotated[list[str] | None, typer.Option(help="Also write the predictions on this part.")] = None,
     keep_model: Annotated[bool, typer.Option(help="Whether there is to be a SavedModel.")] = True,
 ) -> None:
-    """One training process of a run; its group and place come from the environment."""
+    """Train as one process of a run, as a cluster starts it.
+
+    TF_CONFIG, CTR_GROUP, CTR_GROUPS and CTR_EXCHANGE say which."""
     from ctr.config import load_config
     from ctr.data import open_data
-    from ctr.runs import CONFIG_FILE
     from ctr.worker import work
 
-    work(open_data(data), out, load_config(out / CONFIG_FILE, []), score=score or [], keep_model=keep_model)
+    given = load_config(config, settings or []) if config or settings else None
+    work(open_data(data), out, given, score=score or [], keep_model=keep_model)
 
 
 @app.command()

@@ -48,7 +48,7 @@ def train_run(
     Raises WorkFailed if a group fails; KeyboardInterrupt passes through after every group has ended. Either way the
     run folder and MLflow say how it ended, and the same call resumes.
     """
-    _check_fits(data, config)
+    check_fits(data, config, config.train.workers_per_group)
     groups, workers = config.codistillation.groups, config.train.workers_per_group
     # Made here once, so that groups do not all make the tables of a new store at the same time.
     from ctr import tracking
@@ -79,13 +79,21 @@ def train_run(
         if status != "finished":
             write_run(run, {**about, "status": status})
             _end_members(run, groups, {"killed": "KILLED", "failed": "FAILED"}[status], tracking)
-    members = [json.loads((group_folder(run, g) / RESULT_FILE).read_text(encoding="utf-8")) for g in range(groups)]
-    members = [{**member, "restarts": times} for member, times in zip(members, again, strict=True)]
-    result = _result(members)
+    result = conclude(run, about, again)
+    lock.close()
+    return result
+
+
+def conclude(run: Path, about: dict[str, Any], restarts: Sequence[int]) -> dict[str, Any]:
+    """Makes the run's result of its groups' and writes it; returns it. `restarts`: of each group."""
+    from ctr import tracking
+
+    files = [group_folder(run, group) / RESULT_FILE for group in range(len(restarts))]
+    members = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    result = _result([{**member, "restarts": times} for member, times in zip(members, restarts, strict=True)])
     for member in members:
         tracking.set_tags(member["run_id"], {"served": str(member["group"] == result["served_group"]).lower()})
     write_run(run, {**about, "status": "finished", "result": result})
-    lock.close()
     return result
 
 
@@ -136,7 +144,8 @@ def _warnings(members: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _check_fits(data: Data, config: Config) -> None:
+def check_fits(data: Data, config: Config, workers: int) -> None:
+    """Raises BadInput if these settings cannot train groups of so many workers on this data."""
     training = data.parts["train"]
     if not data.manifest["labelled"]:
         raise BadInput(f"{data.folder} has no labels to train on; prepare a log that has them")
@@ -154,26 +163,34 @@ def _check_fits(data: Data, config: Config) -> None:
             f"codistillation.drop_after={how.drop_after} is less than codistillation.exchange_every="
             f"{how.exchange_every}: every peer would be dropped between two exchanges; raise it"
         )
-    batch, workers = config.train.batch_size, config.train.workers_per_group
+    batch = config.train.batch_size
     if batch % workers:
         raise BadInput(
             f"train.batch_size {batch} does not divide among {workers} workers; choose a multiple of {workers}"
         )
 
 
+def fresh_run(data: Data) -> dict[str, Any]:
+    """What `run.json` says of the data."""
+    return {"data": str(data.folder.resolve()), "data_digest": data.digest, "spec_digest": data.spec.digest}
+
+
+def check_same(data: Data, run: Path, config: Config) -> None:
+    """Raises BadInput if a run is finished, or was begun with other settings or other data."""
+    about, fresh = read_run(run), fresh_run(data)
+    if about["status"] == "finished":
+        raise BadInput(f"run {run} is finished already and left as it is; choose another --out")
+    for key in ("data_digest", "spec_digest"):
+        if about[key] != fresh[key]:
+            raise BadInput(f"run {run} was begun with {key} {about[key]}, {data.folder} has {fresh[key]}")
+    if (run / CONFIG_FILE).read_text(encoding="utf-8") != dump_config(config):
+        raise BadInput(f"run {run} was begun with other settings, see {run / CONFIG_FILE}; choose another --out")
+
+
 def _open_run(data: Data, run: Path, config: Config) -> tuple[dict[str, Any], IO[bytes]]:
     """What `run.json` says of a run that begins or goes on, and the lock on it."""
-    fresh = {"data": str(data.folder.resolve()), "data_digest": data.digest, "spec_digest": data.spec.digest}
-    dumped = dump_config(config)
     if is_run(run):
-        about = read_run(run)
-        if about["status"] == "finished":
-            raise BadInput(f"run {run} is finished already and left as it is; choose another --out")
-        for key in ("data_digest", "spec_digest"):
-            if about[key] != fresh[key]:
-                raise BadInput(f"run {run} was begun with {key} {about[key]}, {data.folder} has {fresh[key]}")
-        if (run / CONFIG_FILE).read_text(encoding="utf-8") != dumped:
-            raise BadInput(f"run {run} was begun with other settings, see {run / CONFIG_FILE}; choose another --out")
+        check_same(data, run, config)
     elif run.exists():
         raise BadInput(f"{run} exists but is no run (it has no {RUN_FILE}) and is left as it is; choose another --out")
     else:
@@ -181,9 +198,9 @@ def _open_run(data: Data, run: Path, config: Config) -> tuple[dict[str, Any], IO
     lock = try_lock(run / ".lock")
     if lock is None:
         raise BadInput(f"run {run} is under way in another process; wait for it or choose another --out")
-    (run / CONFIG_FILE).write_text(dumped, encoding="utf-8")
+    (run / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
     known = read_run(run).get("id") if is_run(run) else None
-    about = {"id": known or uuid.uuid4().hex, **fresh, "status": "running"}
+    about = {"id": known or uuid.uuid4().hex, **fresh_run(data), "status": "running"}
     write_run(run, about)
     return about, lock
 

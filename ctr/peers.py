@@ -1,6 +1,7 @@
 """How a group hears of the others: what it publishes, what it waits for, and what it does when a peer stays away."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from ctr.learner import Learner
 from ctr.snapshot import as_sent
 
 NEVER = Moment(0, -1)
+_SECONDS_BEFORE_SAYING = 10.0
 
 Warn = Callable[[str], None]
 
@@ -188,7 +190,8 @@ class Peers:
             began = time.monotonic()
             waits = self.lockstep and teacher not in self.absent
             if waits:
-                snapshot = self.exchange.wait_for(peer, moment, self.timeout, alive, have=have)
+                told = self._telling(peer, moment, warn, alive)
+                snapshot = self.exchange.wait_for(peer, moment, self.timeout, told, have=have)
             if snapshot is None:
                 snapshot = self.exchange.newest(peer, since=since, have=have)
                 # One that is past this moment, in its next phase or at its end, did not stay away.
@@ -216,6 +219,20 @@ class Peers:
             self.absent.add(teacher)
             last = f"its snapshot of {have}" if have else "nothing of it yet"
             warn(f"{moment}: no snapshot of group {peer} in time; no longer waiting for it, going on with {last}")
+
+    def _telling(self, peer: int, moment: Moment, warn: Warn, alive: Callable[[], None]) -> Callable[[], None]:
+        """`alive`, which also says once that this group waits for another when it has done so for long."""
+        due = time.monotonic() + _SECONDS_BEFORE_SAYING
+
+        def check() -> None:
+            nonlocal due
+            if time.monotonic() > due:
+                due = math.inf
+                limit = f"codistillation.peer_timeout={self.timeout:g} seconds after its last sign"
+                warn(f"{moment}: waiting for group {peer}, until {limit}; start it again if it has ended")
+            alive()
+
+        return check
 
     def _finished(self, learner: Learner, peer: int) -> bool:
         return bool(learner.agree([self.chief and self.exchange.finished(peer)])[0])

@@ -1,27 +1,30 @@
 """One training process: finds its place in the environment, trains its share of its group, tracks and exports.
 
-The local launcher starts it as any scheduler would: TF_CONFIG says which worker of the group this is, CTR_GROUP and
+The local launcher starts it as any cluster would: TF_CONFIG says which worker of the group this is, CTR_GROUP and
 CTR_GROUPS which group of how many, CTR_EXCHANGE where snapshots are exchanged. Events go to standard output, a JSON
 object a line.
 """
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctr.cluster import LOST
-from ctr.config import Config
+from ctr.config import Config, load_config
 from ctr.data import Data, in_order, labels_of, weights_of
+from ctr.fellows import Fellows
 from ctr.member import Member
 from ctr.metrics import evaluate
 from ctr.place import Place, find_place, parent_watch
 from ctr.recorded import recorded
-from ctr.runs import CALIBRATION_FILE, RESULT_FILE, group_folder, member_model, scores_file
+from ctr.runs import CALIBRATION_FILE, CONFIG_FILE, RESULT_FILE, group_folder, member_model, scores_file
+from ctr.scheduled import finish_run, join_run
 from features.errors import BadInput
 from features.locks import try_lock
 
@@ -31,14 +34,17 @@ if TYPE_CHECKING:
 # Seeds of groups lie this far apart, so that neighbouring seeds of a run do not share a group's.
 _GROUP_SEEDS = 1000
 _SECONDS_FOR_PREDECESSOR = 60
+# How long a worker waits for the others of its group to be started: a cluster may have to fetch an image first.
+_SECONDS_TO_GATHER = 600.0
 # The weights with a row for each id.
 _TABLES = ("table", "wide")
 
 
-def work(data: Data, run: Path, config: Config, *, score: Sequence[str], keep_model: bool) -> dict[str, Any]:
+def work(data: Data, run: Path, given: Config | None, *, score: Sequence[str], keep_model: bool) -> dict[str, Any]:
     """Trains this process's share; the chief of a group tracks it in MLflow, exports its SavedModel, returns a result.
 
     Args:
+        given: settings, where a cluster starts this process; None: those of the run.
         score: parts on which the chief also writes its predictions.
         keep_model: whether there is to be a SavedModel; of a trial of a search only the figures are wanted.
 
@@ -49,6 +55,7 @@ def work(data: Data, run: Path, config: Config, *, score: Sequence[str], keep_mo
     began = time.monotonic()
     place = find_place(run)
     _end_on_sigterm()
+    config = load_config(run / CONFIG_FILE, []) if place.launched else join_run(data, run, given, place)
     folder = group_folder(run, place.group)
     folder.mkdir(parents=True, exist_ok=True)
     # A process of this place whose launcher was killed needs a moment to notice.
@@ -56,13 +63,13 @@ def work(data: Data, run: Path, config: Config, *, score: Sequence[str], keep_mo
     if lock is None:
         raise BadInput(f"another process trains worker {place.worker} of {folder}; end it first")
     member = Member(data, run, config, place) if place.chief else None
+    end = _ending(place)
+    fellows = Fellows(place.addresses, place.worker, end) if place.workers > 1 else None
     try:
-        result = _train(data, run, config, place, score, keep_model, member)
+        result = _train(data, run, config, place, score, keep_model, member, fellows)
     except Exception as error:
-        if place.workers > 1 and _lost_a_worker(error):
-            print(f"error: another worker of the group is gone: {error}".splitlines()[0], file=sys.stderr, flush=True)
-            # At once: the cluster's own end waits for those that are gone.
-            os._exit(LOST)
+        if fellows and _lost_a_worker(error):
+            end(fellows.missing())
         if member:
             member.end("FAILED")
         raise
@@ -71,6 +78,8 @@ def work(data: Data, run: Path, config: Config, *, score: Sequence[str], keep_mo
     if member:
         (folder / RESULT_FILE).write_text(json.dumps(result), encoding="utf-8")
         member.end("FINISHED")
+        if not place.launched:
+            finish_run(run, place.groups)
     return result
 
 
@@ -82,6 +91,7 @@ def _train(
     score: Sequence[str],
     keep_model: bool,
     member: Member | None,
+    fellows: Fellows | None,
 ) -> dict[str, Any]:
     import tensorflow as tf
     import tf_keras
@@ -95,7 +105,10 @@ def _train(
     seed = config.train.seed + _GROUP_SEEDS * place.group
     tf_keras.utils.set_random_seed(seed)
     # Before anything else touches TensorFlow: it starts the group's cluster.
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    with fellows.awaited(_SECONDS_TO_GATHER) if fellows else contextlib.nullcontext():
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    if fellows:
+        fellows.watch()
     _end_on_sigterm()  # once more: the cluster has put a handler of its own in its place, which goes on training
 
     from ctr.assemble import assemble
@@ -114,7 +127,7 @@ def _train(
     learner = training.learner
     measured = training.run()
     if member is None:
-        learner.meet()
+        _part(learner, fellows)
         return {"group": place.group, **measured}
     evaluated = next(data.parts[name] for name in ("validation", "test", "train") if data.parts[name].rows)
     began = time.monotonic()
@@ -147,15 +160,42 @@ def _train(
     if keep_model:
         record = recorded(data, evaluated.name, served)
         _export(learner, data, run, config, place, result, figures, record, calibration)
-    if place.workers > 1:
-        learner.meet()
+    _part(learner, fellows)
     return result
+
+
+def _part(learner: Any, fellows: Fellows | None) -> None:
+    """Ends a group's work together: one that left earlier would end the others' cluster."""
+    learner.meet()
+    if fellows:
+        fellows.part()
+
+
+def _ending(place: Place) -> Callable[[str], None]:
+    """What ends a process whose group has lost a worker, told who it was in a few words."""
+    again = "" if place.launched else f": start all workers of group {place.group} again as before"
+
+    def end(who: str) -> None:
+        # One line in one piece: two threads may find it out at the same time.
+        text = f"error: group {place.group} cannot go on without all its workers: {who}; it resumes from its checkpoint"
+        os.write(sys.stderr.fileno(), f"{text}{again}\n".encode())
+        # At once: the cluster's own end waits for those that are gone.
+        os._exit(LOST if place.launched else 1)
+
+    return end
 
 
 def _lost_a_worker(error: Exception) -> bool:
     import tensorflow as tf
 
-    return isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError))
+    # DeadlineExceeded: this worker is the one that is cut off.
+    lost = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.InternalError,
+        tf.errors.DeadlineExceededError,
+    )
+    return isinstance(error, lost)
 
 
 def _write_scores(learner: Any, data: Data, part: str, path: Path) -> None:

@@ -1,0 +1,286 @@
+"""Two groups of two workers on four hosts, each process started as a cluster starts it, and what befalls them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+from conftest import Project, run_ctr, tiny
+from hosts import Host, bring_back, cut_off, hosts, in_host, why_no_hosts
+from runs import assert_equal_weights, checkpoints, weights
+
+from ctr.cluster import free_ports
+from ctr.fellows import Fellows
+from ctr.runs import find_model, group_folder, read_run
+
+PORT = 2222
+# In which every failure has to come to the state that is described.
+SECONDS = 60
+# Some ten seconds of training, once TensorFlow has started.
+SETTINGS = tiny(train__epochs="6", codistillation__exchange_every="25", train__checkpoint_every="25")
+WORKERS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@dataclass
+class Cluster:
+    """What starts the processes of a run, each worker on the host of its own."""
+
+    places: list[Host]
+    folder: Path
+    out: str
+    settings: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    running: dict[tuple[int, int], "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    files: list[TextIO] = field(default_factory=list)
+
+    def host(self, group: int, worker: int) -> Host:
+        return self.places[2 * group + worker]
+
+    def start(self, *places: tuple[int, int]) -> None:
+        """Starts workers of groups."""
+        for group, worker in places:
+            addresses = [f"{self.host(group, each).address}:{PORT}" for each in (0, 1)]
+            place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
+            environment = {"TF_CONFIG": json.dumps(place), "CTR_GROUP": str(group), "CTR_GROUPS": "2"}
+            environment |= {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", **self.environment}
+            words = [sys.executable, "-m", "ctr", "worker", "data", "--out", self.out, *self.settings]
+            out, err = (self.log(group, worker, of).open("a") for of in ("out", "err"))
+            self.files += [out, err]
+            self.running[group, worker] = subprocess.Popen(
+                in_host(self.host(group, worker), *words),
+                cwd=self.folder,
+                env={**os.environ, **environment},
+                stdout=out,
+                stderr=err,
+            )
+
+    def log(self, group: int, worker: int, of: str) -> Path:
+        return self.folder / f"{self.out}-{group}-{worker}.{of}"
+
+    def kill(self, group: int, worker: int) -> None:
+        self.running[group, worker].send_signal(signal.SIGKILL)
+
+    def ended(self, *places: tuple[int, int], within: float = SECONDS) -> list[int]:
+        """The exit codes of workers, which are given so many seconds to end."""
+        began = time.monotonic()
+        codes = [self.running[place].wait(max(0.1, began + within - time.monotonic())) for place in places]
+        print(f"{self.out}: {places} ended with {codes} after {time.monotonic() - began:.1f} s")
+        return codes
+
+    def still_runs(self, *places: tuple[int, int]) -> bool:
+        return all(self.running[place].poll() is None for place in places)
+
+    def said(self, group: int, worker: int = 0) -> str:
+        """What a chief told by events."""
+        return self.log(group, worker, "out").read_text()
+
+    def error(self, group: int, worker: int) -> str:
+        """The last of the lines that say what was wrong, of which there is one for each end."""
+        return [line for line in self.log(group, worker, "err").read_text().splitlines() if line.startswith("error: ")][
+            -1
+        ]
+
+    def until(self, condition: Callable[[], Any], *alive: tuple[int, int], within: float = 120) -> float:
+        """Waits until something is so, while these workers run; the seconds that it took."""
+        began = time.monotonic()
+        while not condition():
+            assert time.monotonic() - began < within, "waited in vain"
+            for group, worker in alive:
+                assert self.still_runs((group, worker)), self.log(group, worker, "err").read_text()[-2000:]
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def until_trained(self, steps: int) -> None:
+        """Waits until each group has a checkpoint of so many steps or more."""
+        run = self.folder / self.out
+        self.until(lambda: all(max(checkpoints(run, g), default=0) >= steps for g in (0, 1)), *WORKERS)
+
+    def end(self) -> None:
+        for process in self.running.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for file in self.files:
+            file.close()
+
+
+@pytest.fixture(scope="module")
+def places() -> Generator[list[Host]]:
+    """Five hosts: one for each worker, and one for an object store."""
+    if reason := why_no_hosts():
+        pytest.skip(reason)
+    with hosts(5) as made:
+        yield made
+
+
+@pytest.fixture
+def cluster(places: list[Host], project: Project) -> Generator[Callable[..., Cluster]]:
+    """Makes clusters whose processes end with the test: `cluster(out, settings, **environment)`."""
+    made: list[Cluster] = []
+
+    def make(out: str, settings: list[str], **environment: str) -> Cluster:
+        made.append(Cluster(places[:4], project.folder, out, settings, environment))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
+    for host in places:
+        bring_back(host)
+
+
+@pytest.fixture(scope="module")
+def calm(project: Project) -> Path:
+    """The run that nothing befalls, by `ctr train` on one machine."""
+    project.ctr("train", "data", "--out", "calm", *SETTINGS, "train.workers_per_group=2", "--json").result
+    return project.folder / "calm"
+
+
+@pytest.fixture(scope="module")
+def store(places: list[Host], project: Project) -> Generator[dict[str, str]]:
+    """An object store with the bucket `exchange` on the fifth host; what its users find it by."""
+    address = f"http://{places[4].address}:5000"
+    server = subprocess.Popen(
+        in_host(places[4], sys.executable, "-m", "moto.server", "-H", places[4].address, "-p", "5000"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    make = f"""
+import httpx, time
+while True:
+    try:
+        httpx.put("{address}/exchange").raise_for_status()
+        break
+    except httpx.TransportError:
+        time.sleep(0.1)
+"""
+    try:
+        subprocess.run(in_host(places[0], sys.executable, "-c", make), check=True, timeout=60)
+        yield {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def assert_ended_as(calm: Path, run: Path) -> None:
+    """The run is finished, with the weights of the one that nothing befell."""
+    about = read_run(run)
+    assert about["status"] == "finished"
+    assert about["result"]["groups"] == 2
+    assert about["result"]["log_loss"] == read_run(calm)["result"]["log_loss"]
+    assert find_model(str(run)).is_dir()
+    for group in (0, 1):
+        assert_equal_weights(weights(calm, group), weights(run, group))
+        assert about["result"]["members"][group]["snapshots_missed"] == 0
+
+
+@pytest.mark.processes
+def test_hosts_started_in_any_order_train_as_one_machine_through_an_object_store(
+    cluster: Callable[..., Cluster], calm: Path, store: dict[str, str]
+) -> None:
+    """Chiefs last, seconds apart. A host that is cut off for three seconds costs nothing but these."""
+    run = cluster("scattered", SETTINGS, CTR_EXCHANGE="s3://exchange/scattered", **store)
+    for place in ((1, 1), (0, 1), (1, 0), (0, 0)):
+        run.start(place)
+        time.sleep(3)
+    run.until_trained(50)
+    cut_off(run.host(0, 1))
+    time.sleep(3)
+    bring_back(run.host(0, 1))
+    assert run.ended(*WORKERS, within=200) == [0, 0, 0, 0]
+    assert_ended_as(calm, run.folder / "scattered")
+
+
+@pytest.mark.processes
+def test_killed_worker_and_a_host_cut_off_end_their_groups_which_resume_to_the_same_weights(
+    cluster: Callable[..., Cluster], calm: Path
+) -> None:
+    """Through a shared folder. The second loss is told to a chief that waits for the first group."""
+    run = cluster("hurt", SETTINGS)
+    run.start(*WORKERS)
+    run.until_trained(50)
+    run.kill(0, 1)
+    assert run.ended((0, 0)) == [1]
+    lost = "error: group {} cannot go on without all its workers: worker {} ({}:2222) did not answer; it resumes from "
+    lost += "its checkpoint: start all workers of group {} again as before"
+    assert run.error(0, 0) == lost.format(0, 1, run.host(0, 1).address, 0)
+
+    waits = "waiting for group 0, until codistillation.peer_timeout=600 seconds after its last sign"
+    seconds = run.until(lambda: waits in run.said(1), (1, 0), (1, 1), within=SECONDS)
+    print(f"hurt: group 1 said that it waits after {seconds:.1f} s")
+    cut_off(run.host(1, 1))
+    assert run.ended((1, 0), (1, 1)) == [1, 1]
+    assert run.error(1, 0) == lost.format(1, 1, run.host(1, 1).address, 1)
+    assert run.error(1, 1) == lost.format(1, 0, run.host(1, 0).address, 1)
+
+    bring_back(run.host(1, 1))
+    run.start(*WORKERS[::-1])
+    assert run.ended(*WORKERS, within=200) == [0, 0, 0, 0]
+    assert_ended_as(calm, run.folder / "hurt")
+
+
+@pytest.mark.processes
+def test_group_goes_on_without_one_that_is_lost_whole_and_the_lost_one_can_end_later(
+    cluster: Callable[..., Cluster],
+) -> None:
+    """It goes on with the last snapshot for as long as `codistillation.drop_after` says, and says both."""
+    settings = [*SETTINGS, "codistillation.peer_timeout=5", "codistillation.drop_after=75"]
+    run = cluster("halved", settings)
+    run.start(*WORKERS)
+    run.until_trained(50)
+    for worker in (0, 1):
+        run.kill(1, worker)
+    assert run.ended((0, 0), (0, 1)) == [0, 0]
+    assert (
+        "no snapshot of group 1 in time; no longer waiting for it, going on with its snapshot of phase 1" in run.said(0)
+    )
+    assert "group 1 is dropped, nothing newer came from it for" in run.said(0)
+    result = json.loads((group_folder(run.folder / "halved", 0) / "result.json").read_text())
+    assert (result["steps"], result["peers_dropped"], result["snapshots_missed"]) == (300, [1], 1)
+    assert read_run(run.folder / "halved")["status"] == "running"
+    # One group's model is whole without the other's.
+    scored = run_ctr("evaluate", "halved/group-0/model", "data", "--json", cwd=run.folder).result
+    assert 0 < scored["log_loss"] < 1
+
+    run.start((1, 0), (1, 1))
+    assert run.ended((1, 0), (1, 1), within=120) == [0, 0]
+    done = read_run(run.folder / "halved")
+    assert done["status"] == "finished"
+    assert [member["steps"] for member in done["result"]["members"]] == [300, 300]
+    assert "group 0 dropped its peers [1]: nothing came from them for too long" in done["result"]["warnings"]
+
+
+def test_worker_that_never_comes_is_named() -> None:
+    """The time that is waited for it is cut short here."""
+    (port, other) = free_ports(2)
+    told: list[str] = []
+    heard = threading.Event()
+    fellows = Fellows([f"127.0.0.1:{port}", f"127.0.0.1:{other}"], 0, lambda text: (told.append(text), heard.set()))
+    with fellows.awaited(0.1):
+        assert heard.wait(20)
+    assert told == [f"worker 1 (127.0.0.1:{other}) did not answer in 0.1 seconds"]
+    with fellows.awaited(0.1):
+        pass
+    time.sleep(0.3)
+    assert len(told) == 1
+
+
+def test_other_settings_than_the_run_was_begun_with_are_refused(project: Project) -> None:
+    """By every process that is given them."""
+    environment = {"CTR_GROUP": "0", "CTR_GROUPS": "2"}
+    refused = run_ctr("worker", "data", "--out", "run", *tiny(), cwd=project.folder, env=environment)
+    assert (refused.code, "is finished already" in refused.error) == (2, True)
