@@ -16,13 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from ctr.fellows import LOST
 from ctr.runs import group_folder
 from features.errors import WorkFailed
 
 _SECONDS_TO_END = 10.0
 _SECONDS_TO_NOTICE = 3.0
-# What a worker ends with when it lost another worker of its group.
-LOST = 75
 
 # Told of every event of every group: its number and the event, as `ctr.worker` prints them.
 Follow = Callable[[int, dict[str, Any]], None]

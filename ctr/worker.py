@@ -9,13 +9,11 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctr.cluster import LOST
 from ctr.config import Config, load_config
 from ctr.data import Data, in_order, labels_of, weights_of
 from ctr.fellows import Fellows
@@ -63,13 +61,13 @@ def work(data: Data, run: Path, given: Config | None, *, score: Sequence[str], k
     if lock is None:
         raise BadInput(f"another process trains worker {place.worker} of {folder}; end it first")
     member = Member(data, run, config, place) if place.chief else None
-    end = _ending(place)
-    fellows = Fellows(place.addresses, place.worker, end) if place.workers > 1 else None
+    several = place.workers > 1
+    fellows = Fellows(place.group, place.worker, place.addresses, launched=place.launched) if several else None
     try:
         result = _train(data, run, config, place, score, keep_model, member, fellows)
     except Exception as error:
         if fellows and _lost_a_worker(error):
-            end(fellows.missing())
+            fellows.end(fellows.missing())
         if member:
             member.end("FAILED")
         raise
@@ -169,20 +167,6 @@ def _part(learner: Any, fellows: Fellows | None) -> None:
     learner.meet()
     if fellows:
         fellows.part()
-
-
-def _ending(place: Place) -> Callable[[str], None]:
-    """What ends a process whose group has lost a worker, told who it was in a few words."""
-    again = "" if place.launched else f": start all workers of group {place.group} again as before"
-
-    def end(who: str) -> None:
-        # One line in one piece: two threads may find it out at the same time.
-        text = f"error: group {place.group} cannot go on without all its workers: {who}; it resumes from its checkpoint"
-        os.write(sys.stderr.fileno(), f"{text}{again}\n".encode())
-        # At once: the cluster's own end waits for those that are gone.
-        os._exit(LOST if place.launched else 1)
-
-    return end
 
 
 def _lost_a_worker(error: Exception) -> bool:

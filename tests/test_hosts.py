@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +16,6 @@ from conftest import Project, run_ctr, tiny
 from hosts import Host, bring_back, cut_off, hosts, in_host, why_no_hosts
 from runs import assert_equal_weights, checkpoints, weights
 
-from ctr.cluster import free_ports
-from ctr.fellows import Fellows
 from ctr.runs import find_model, group_folder, read_run
 
 PORT = 2222
@@ -38,6 +35,7 @@ class Cluster:
     out: str
     settings: list[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    program: list[str] = field(default_factory=lambda: ["-m", "ctr"])
     running: dict[tuple[int, int], "subprocess.Popen[bytes]"] = field(default_factory=dict)
     files: list[TextIO] = field(default_factory=list)
 
@@ -51,7 +49,7 @@ class Cluster:
             place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
             environment = {"TF_CONFIG": json.dumps(place), "CTR_GROUP": str(group), "CTR_GROUPS": "2"}
             environment |= {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", **self.environment}
-            words = [sys.executable, "-m", "ctr", "worker", "data", "--out", self.out, *self.settings]
+            words = [sys.executable, *self.program, "worker", "data", "--out", self.out, *self.settings]
             out, err = (self.log(group, worker, of).open("a") for of in ("out", "err"))
             self.files += [out, err]
             self.running[group, worker] = subprocess.Popen(
@@ -200,6 +198,7 @@ def test_hosts_started_in_any_order_train_as_one_machine_through_an_object_store
     run.until_trained(50)
     cut_off(run.host(0, 1))
     time.sleep(3)
+    assert run.still_runs(*WORKERS)
     bring_back(run.host(0, 1))
     assert run.ended(*WORKERS, within=200) == [0, 0, 0, 0]
     assert_ended_as(calm, run.folder / "scattered")
@@ -264,23 +263,34 @@ def test_group_goes_on_without_one_that_is_lost_whole_and_the_lost_one_can_end_l
     assert "group 0 dropped its peers [1]: nothing came from them for too long" in done["result"]["warnings"]
 
 
-def test_worker_that_never_comes_is_named() -> None:
-    """The time that is waited for it is cut short here."""
-    (port, other) = free_ports(2)
-    told: list[str] = []
-    heard = threading.Event()
-    fellows = Fellows([f"127.0.0.1:{port}", f"127.0.0.1:{other}"], 0, lambda text: (told.append(text), heard.set()))
-    with fellows.awaited(0.1):
-        assert heard.wait(20)
-    assert told == [f"worker 1 (127.0.0.1:{other}) did not answer in 0.1 seconds"]
-    with fellows.awaited(0.1):
-        pass
-    time.sleep(0.3)
-    assert len(told) == 1
+@pytest.mark.processes
+def test_worker_that_never_comes_ends_those_that_wait_for_it_by_its_name(cluster: Callable[..., Cluster]) -> None:
+    """Chief or not. The ten minutes that they wait are cut to five seconds here."""
+    run = cluster("incomplete", SETTINGS)
+    run.program = ["-c", "from ctr import cli, worker; worker._SECONDS_TO_GATHER = 5.0; cli.main()"]
+    run.start((0, 0), (1, 1))
+    assert run.ended((0, 0), (1, 1)) == [1, 1]
+    for group, worker, other in ((0, 0, 1), (1, 1, 0)):
+        named = f"worker {other} ({run.host(group, other).address}:{PORT}) did not answer in 5 seconds"
+        assert named in run.error(group, worker)
 
 
-def test_other_settings_than_the_run_was_begun_with_are_refused(project: Project) -> None:
-    """By every process that is given them."""
-    environment = {"CTR_GROUP": "0", "CTR_GROUPS": "2"}
-    refused = run_ctr("worker", "data", "--out", "run", *tiny(), cwd=project.folder, env=environment)
-    assert (refused.code, "is finished already" in refused.error) == (2, True)
+@pytest.mark.processes
+def test_run_is_joined_only_with_the_settings_and_the_data_that_it_was_begun_with(project: Project) -> None:
+    """Nor is one that is finished. Each is told in one line, before anything starts."""
+    alone = {"CTR_GROUP": "0", "CTR_GROUPS": "2"}
+    begun, other = project.folder / "begun", project.folder / "other"
+    begun.mkdir()
+    other.mkdir()
+    about = read_run(project.folder / "run")
+    for folder, changes in ((begun, {}), (other, {"data_digest": "of other data"})):
+        (folder / "config.yaml").write_text((project.folder / "run" / "config.yaml").read_text())
+        (folder / "run.json").write_text(json.dumps({**about, "status": "running", **changes}))
+    for out, settings, said in (
+        ("run", [], "is finished already and left as it is"),
+        ("begun", tiny(train__epochs="9"), "was begun with other settings"),
+        ("other", [], "was begun with data_digest of other data"),
+    ):
+        refused = project.ctr("worker", "data", "--out", out, *settings, env=alone)
+        assert refused.code == 2
+        assert said in refused.error
