@@ -39,6 +39,7 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
     [
         ("Data", r"^\| (.*?\*\*.*?) \| (.*?) \|$", 13),
         ("When something goes wrong", r"^\| ([^|-].*?) \| [^|]*? \| (`.*?) \|$", 7),
+        ("Several machines", r"^\| ([^|-].*?) \| [^|]*? \| [^|]*? \| (`test_.*?) \|$", 8),
     ],
 )
 def test_what_a_table_says_is_held_by_tests_that_there_are(title: str, row: str, least: int) -> None:
