@@ -76,9 +76,13 @@ def _open(address: str) -> tuple[Any, str]:
     if kind in ("s3", "gs", "gcs", "abfs", "hdfs"):
         # pyarrow knows these, as it does for logs: no package of each store's own is needed.
         from fsspec.implementations.arrow import ArrowFSWrapper
-        from pyarrow.fs import FileSystem
+        from pyarrow.fs import FileSystem, S3FileSystem
 
         opened, path = FileSystem.from_uri(address)
+        if isinstance(opened, S3FileSystem):
+            # As it is made of an address it tries ten times: a store that was cut off held its user for minutes. Made
+            # of its own options it tries three times, some ten seconds.
+            opened = S3FileSystem(**opened.__reduce__()[1][0])
         return ArrowFSWrapper(opened), path.rstrip("/")
     files, path = fsspec.core.url_to_fs(address, use_listings_cache=False)
     return files, path.rstrip("/")

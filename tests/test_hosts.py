@@ -149,7 +149,7 @@ def calm(project: Project) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(places: list[Host], project: Project) -> Generator[dict[str, str]]:
+def store(places: list[Host]) -> Generator[dict[str, str]]:
     """An object store with the bucket `exchange` on the fifth host; what its users find it by."""
     address = f"http://{places[4].address}:5000"
     server = subprocess.Popen(
@@ -282,6 +282,45 @@ def test_worker_that_never_comes_ends_those_that_wait_for_it_by_its_name(cluster
     for group, worker, other in ((0, 0, 1), (1, 1, 0)):
         named = f"worker {other} ({run.host(group, other).address}:{PORT}) did not answer in 5 seconds"
         assert named in run.error(group, worker)
+
+
+@pytest.mark.processes
+def test_store_that_is_cut_off_is_told_within_a_minute_and_used_again_once_it_is_back(
+    places: list[Host], store: dict[str, str]
+) -> None:
+    """By a group that publishes to it, again and again."""
+    group = """
+import sys, time
+import numpy as np
+from ctr.exchange import Exchange, ExchangeError, Moment
+from ctr.snapshot import Changes
+sizes = {"fingerprint": "f", "shapes": {"w": (3,)}, "dtype": "float32", "keep": 2, "full_every": 1}
+exchange = Exchange("s3://exchange/cut", group=0, **sizes)
+for step in range(1000):
+    try:
+        exchange.publish(Moment(1, step), Changes({"w": np.zeros(3, np.float32)}, {}))
+        print("published", flush=True)
+    except ExchangeError as error:
+        print(error, flush=True)
+    time.sleep(0.2)
+"""
+    words = in_host(places[0], sys.executable, "-c", group)
+    with subprocess.Popen(words, env={**os.environ, **store}, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "published\n"
+            cut_off(places[4])
+            began = time.monotonic()
+            told = next(line for line in process.stdout if line != "published\n")
+            seconds = time.monotonic() - began
+            print(f"the store's host is cut off: told after {seconds:.1f} s")
+            assert told.startswith("s3://exchange/cut/group-0/")
+            assert seconds < SECONDS
+            bring_back(places[4])
+            assert next(line for line in process.stdout if line == "published\n")
+        finally:
+            bring_back(places[4])
+            process.kill()
 
 
 @pytest.mark.processes
