@@ -25,6 +25,8 @@ Inputs = Annotated[list[str], typer.Argument(help="Files, globs or object-store 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings such as train.epochs=3.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting such as prepare.test=0.2; repeatable.")]
 Model = Annotated[str, typer.Argument(help="A run, an exported SavedModel, or models:/ctr@champion.")]
+EngineName = Annotated[str, typer.Option("--engine", help="local or ray.")]
+RayAddress = Annotated[str | None, typer.Option(help="Of a Ray cluster, HOST:PORT; default: RAY_ADDRESS, or Ray here.")]
 Alias = Annotated[str, typer.Option(help="The alias to move; `previous` (`previous-X` for any other X) moves with it.")]
 
 
@@ -70,11 +72,14 @@ def prepare(
     spec: Annotated[Path | None, typer.Option(help="Encode with the spec of this prepared folder.")] = None,
     split: Annotated[str | None, typer.Option(help="time, random or none.")] = None,
     settings: Set = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Turn raw click logs into encoded shards."""
     from ctr.config import load_config, schema_of
     from ctr.console import give, moved_text, rows_progress
+    from features.engine import open_engine
     from features.prepare import REPORT_PAGE
     from features.prepare import prepare as encode
     from features.spec import load_spec
@@ -85,7 +90,7 @@ def prepare(
     how = loaded.prepare
     if how.validation + how.test >= 1:
         raise BadInput(f"prepare.validation {how.validation} and prepare.test {how.test} leave no row to train on")
-    with rows_progress() as progress:
+    with open_engine(engine, ray_address) as opened, rows_progress() as progress:
         manifest = encode(
             inputs,
             out,
@@ -97,6 +102,7 @@ def prepare(
             seed=loaded.train.seed,
             progress=progress,
             fitted_on=spec,
+            engine=opened,
         )
     parts = {name: part["rows"] for name, part in manifest["parts"].items()}
     shards = {name: len(part["shards"]) for name, part in manifest["parts"].items()}

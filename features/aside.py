@@ -59,24 +59,36 @@ def joined(pieces: Sequence[Columns]) -> Columns:
     return Columns(*(np.concatenate(columns, axis=-1) for columns in zip(*pieces, strict=True)))
 
 
+class AsideFile(NamedTuple):
+    """A file of rows: the number of the first that was added, and where each place starts, `[places + 1]`."""
+
+    first_row: int
+    path: Path
+    starts: NDArray[np.uint32]
+
+
+class Span(NamedTuple):
+    """All rows of a file that have the same place: from which, and before which."""
+
+    path: Path
+    first: int
+    stop: int
+
+
 class Aside:
     """Files of rows, sorted by place, in a folder of their own. Threads may add at once, in whatever order."""
 
-    def __init__(self, folder: Path, *, id_fields: int, dense_fields: int, shuffled: int, places: int):
+    def __init__(self, folder: Path, *, shuffled: int, places: int):
         """`places` is how many there are; the first `shuffled` of them get rows from everywhere."""
-        folder.mkdir()
-        self.folder, self.rows = folder, 0
-        self._id_fields, self._dense_fields, self._places = id_fields, dense_fields, places
+        self.folder, self.files = folder, list[AsideFile]()
+        self._places = places
         self._enough = min(shuffled * _ROWS_A_PLACE, _ROWS_IN_ALL)
-        self._files: dict[int, NDArray[np.uint32]] = {}  # by the first row added: where each place starts
-        self.place_rows = np.zeros(places, np.int64)  # how many rows each place has
         self._gathered: list[tuple[Columns, NDArray[np.int64]]] = []
         self._lock = Lock()
 
     def add(self, columns: Columns, places: NDArray[np.int64]) -> None:
         """Adds rows, which are sorted by place, of these places."""
         with self._lock:
-            self.rows += len(places)
             self._gathered.append((columns, places))
             if sum(len(places) for _, places in self._gathered) < self._enough:
                 return
@@ -89,26 +101,6 @@ class Aside:
         if gathered:
             self._write(gathered)
 
-    def take(self, place: int) -> Columns:
-        """The rows of a place, in order."""
-        columns = self._empty(int(self.place_rows[place]))
-        at = 0
-        for first, starts in sorted(self._files.items()):
-            some = slice(int(starts[place]), int(starts[place + 1]))
-            if some.stop > some.start:
-                end = at + some.stop - some.start
-                self._read(first, some, columns.take(slice(at, end)))
-                at = end
-        # Files overlap where batches were gathered.
-        in_order = bool((columns.row[1:] > columns.row[:-1]).all())
-        return columns if in_order else columns.take(np.argsort(columns.row, kind="stable"))
-
-    def clear(self) -> None:
-        """Removes the files and their folder."""
-        for first in self._files:
-            self._path(first).unlink()
-        self.folder.rmdir()
-
     def _write(self, gathered: list[tuple[Columns, NDArray[np.int64]]]) -> None:
         columns, places = gathered[0]
         if len(gathered) > 1:
@@ -117,34 +109,63 @@ class Aside:
             columns, places = joined([columns for columns, _ in gathered]).take(order), places[order]
         first = int(columns.row.min())
         starts = np.searchsorted(places, np.arange(self._places + 1)).astype(np.uint32)
-        with self._path(first).open("wb") as file:
+        path = self.folder / f"{first}.columns"
+        with path.open("wb") as file:
             # Place by place, so that what is read together lies together.
             for place in np.flatnonzero(np.diff(starts)).tolist():
                 some = columns.take(slice(int(starts[place]), int(starts[place + 1])))
                 file.writelines(np.ascontiguousarray(column).data for column in some)
         with self._lock:
-            self._files[first] = starts
-            self.place_rows += np.diff(starts.astype(np.int64))
+            self.files.append(AsideFile(first, path, starts))
 
-    def _read(self, first: int, some: slice, into: Columns) -> None:
-        """Reads some of a file's rows, all of one place, into columns of that length."""
-        rows = some.stop - some.start
-        row_bytes = sum(column.nbytes for column in into) // rows
-        with self._path(first).open("rb", buffering=0) as file:
-            content = os.pread(file.fileno(), rows * row_bytes, some.start * row_bytes)
-        at = 0
-        for column in into:
-            column[...] = np.frombuffer(content, column.dtype, column.size, at).reshape(column.shape)
-            at += column.nbytes
 
-    def _empty(self, rows: int) -> Columns:
-        return Columns(
-            np.empty(rows, np.uint64),
-            np.empty(rows, np.float32),
-            np.empty(rows, np.float32),
-            np.empty((self._id_fields, rows), np.uint32),
-            np.empty((self._dense_fields, rows), np.float64),
-        )
+class Index:
+    """Where the rows of each place lie, in files that one or several have laid aside."""
 
-    def _path(self, first: int) -> Path:
-        return self.folder / f"{first}.columns"
+    def __init__(self, files: Sequence[AsideFile], places: int):
+        self._files = sorted(files, key=lambda file: file.first_row)
+        self.place_rows = np.zeros(places, np.int64)  # how many rows each place has
+        for file in files:
+            self.place_rows += np.diff(file.starts.astype(np.int64))
+
+    @property
+    def rows(self) -> int:
+        """In all."""
+        return int(self.place_rows.sum())
+
+    def spans(self, place: int) -> list[Span]:
+        """The rows of a place."""
+        found = [Span(file.path, int(file.starts[place]), int(file.starts[place + 1])) for file in self._files]
+        return [span for span in found if span.stop > span.first]
+
+
+def read_rows(spans: Sequence[Span], *, id_fields: int, dense_fields: int) -> Columns:
+    """Rows that were laid aside, in order."""
+    rows = sum(span.stop - span.first for span in spans)
+    columns = Columns(
+        np.empty(rows, np.uint64),
+        np.empty(rows, np.float32),
+        np.empty(rows, np.float32),
+        np.empty((id_fields, rows), np.uint32),
+        np.empty((dense_fields, rows), np.float64),
+    )
+    at = 0
+    for span in spans:
+        end = at + span.stop - span.first
+        _read(span, columns.take(slice(at, end)))
+        at = end
+    # Files overlap where batches were gathered.
+    in_order = bool((columns.row[1:] > columns.row[:-1]).all())
+    return columns if in_order else columns.take(np.argsort(columns.row, kind="stable"))
+
+
+def _read(span: Span, into: Columns) -> None:
+    """Reads a span into columns of its length."""
+    rows = span.stop - span.first
+    row_bytes = sum(column.nbytes for column in into) // rows
+    with span.path.open("rb", buffering=0) as file:
+        content = os.pread(file.fileno(), rows * row_bytes, span.first * row_bytes)
+    at = 0
+    for column in into:
+        column[...] = np.frombuffer(content, column.dtype, column.size, at).reshape(column.shape)
+        at += column.nbytes

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -67,6 +68,21 @@ class Counts:
         for name in dense_fields(self.schema):
             self.sums.setdefault(name, Moments())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """To travel they are only the buckets that have rows: of a million most have none in a file."""
+        state = {**self.__dict__}
+        for name in ("buckets", "clicked"):
+            state[name] = {key: _used(counted) for key, counted in state[name].items()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for counts in (self.buckets, self.clicked):
+            for name, n in bucket_counts(self.schema).items():
+                used, rows = cast(Any, counts[name])
+                counts[name] = np.zeros(n + 1, np.uint32)
+                counts[name][used] = rows
+
     def add(self, frame: pl.DataFrame) -> None:
         """Counts the rows of a parsed batch."""
         values = numbers(frame, self.schema)
@@ -103,7 +119,8 @@ class Counts:
         self.clicks += other.clicks
         for mine, theirs in ((self.buckets, other.buckets), (self.clicked, other.clicked)):
             for name, counted in theirs.items():
-                mine[name] += counted
+                used, rows = _used(counted)
+                mine[name][used] += rows
         for name, found in other.sums.items():
             self.sums[name].add(found)
 
@@ -184,6 +201,12 @@ def exact_sum(values: NDArray[np.float64]) -> int:
         fine = ((some - coarse) + 1.5 * 2.0**6) - 1.5 * 2.0**6
         total += (int(coarse.sum() * 2.0**12) << 34) + int(fine.sum() * 2.0**46)
     return total
+
+
+def _used(counted: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """The buckets that have rows, and how many each has."""
+    used = np.flatnonzero(counted)
+    return used, counted[used]
 
 
 def _compact(counted: NDArray[np.uint32], min_count: int) -> NDArray[np.int32]:

@@ -10,8 +10,14 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
+# Says how many cores a process may use, where the system cannot know it: a task on Ray has one.
+CORES = "CTR_CORES"
+
+
 def cores() -> int:
     """How many cores this process may use."""
+    if said := os.environ.get(CORES):
+        return max(int(said), 1)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

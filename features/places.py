@@ -1,15 +1,25 @@
 """Where each row of a log goes: to which place between the passes, and from there into which shards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.aside import Aside, Columns, joined
+from features.aside import Index, Span
 from features.draws import mix
 from features.split import PARTS, Split
+
+
+class ShardRows(NamedTuple):
+    """The rows of a shard: its part and number, where they lie, and which of what lies there, in order, they are."""
+
+    part: str
+    index: int
+    spans: list[Span]
+    skip: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -51,31 +61,17 @@ class Places:
         spread = (mix(rows, self.seed) % np.uint64(self.shuffled)).astype(np.int64)
         return np.where(parts == 0, spread, in_order)
 
-    def shards(self, aside: Aside) -> Iterator[tuple[str, int, Callable[[], Columns]]]:
-        """Every shard's part, number, and what gives its rows, in order.
-
-        Rows of shuffled shards are read by whoever asks for them; the others, which are cut at other places than they
-        lie, are read here.
-        """
-        used = np.flatnonzero(aside.place_rows).tolist()
-        for place in used:
-            if place < self.shuffled:
-                yield PARTS[0], place, partial(aside.take, place)
+    def shards(self, index: Index) -> Iterator[ShardRows]:
+        """Every shard, in order. Those that are not shuffled are cut at other places than their rows lie."""
+        for place in np.flatnonzero(index.place_rows[: self.shuffled]).tolist():
+            yield ShardRows(PARTS[0], place, index.spans(place), 0, int(index.place_rows[place]))
         for part, name in enumerate(PARTS):
             first = self.shuffled + part * self.ranges
-            mine = [place for place in used if first <= place < first + self.ranges]
-            for index, shard in enumerate(_cut(mine, aside, self.shard_rows)):
-                yield name, index, partial(joined, [shard])
-
-
-def _cut(places: list[int], aside: Aside, shard_rows: int) -> Iterator[Columns]:
-    """The rows of several places, one after another, in pieces of `shard_rows`, the last one smaller."""
-    held: list[Columns] = []
-    for place in places:
-        held.append(aside.take(place))
-        while sum(len(piece.row) for piece in held) >= shard_rows:
-            whole = joined(held)
-            yield whole.take(slice(shard_rows))
-            held = [whole.take(slice(shard_rows, None))]
-    if sum(len(piece.row) for piece in held):
-        yield joined(held)
+            ends = np.cumsum(index.place_rows[first : first + self.ranges])
+            rows = int(ends[-1])
+            for number, start in enumerate(range(0, rows, self.shard_rows)):
+                stop = min(start + self.shard_rows, rows)
+                begins, finishes = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
+                spans = [span for place in range(begins, finishes + 1) for span in index.spans(first + place)]
+                before = int(ends[begins - 1]) if begins else 0
+                yield ShardRows(name, number, spans, start - before, stop - start)

@@ -2,36 +2,34 @@
 
 import hashlib
 import json
+import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from features.aside import Aside, Columns
+from features.aside import AsideFile, Index
+from features.engine import LOCAL, Engine, Seen, Work, check_shared
 from features.errors import BadInput
-from features.fit import Counts
+from features.first_pass import Divider, Found, count_minutes, first_pass
 from features.hashing import bucket_counts
 from features.html import write_html
-from features.memory import keep_freed_memory, peak_rss_mb
-from features.ordered import in_parallel
+from features.memory import peak_rss_mb
 from features.output import appears_whole
-from features.parse import ROW, TIME
-from features.places import Places
+from features.places import Places, ShardRows
 from features.profile import Profile, most_frequent
 from features.progress import Progress
 from features.report import report
-from features.scan import Divide, Rejects, Scanned, scan
-from features.schema import Schema, dense_fields
+from features.scan import check_rejects
+from features.schema import Schema
 from features.series import FOLLOWED, Followed
-from features.shards import Shard, write_shard
-from features.sources import Source, map_batches, open_sources
+from features.shards import Shard, write_shards
+from features.sources import Source, open_sources
 from features.spec import FeatureSpec
-from features.split import MINUTE, PARTS, Split
+from features.split import PARTS, Split
 from features.tallies import TALLIES_FILE, load_tallies, save_tallies
 
 MANIFEST_FILE = "manifest.json"
@@ -52,19 +50,21 @@ def prepare(
     seed: int,
     progress: Progress,
     fitted_on: Path | None = None,
+    engine: Engine = LOCAL,
 ) -> dict[str, Any]:
     """Encodes raw logs into `out`: shards by part, feature spec, manifest, report, rejected rows. Returns the manifest.
 
     With `fitted` the rows are encoded by that spec, otherwise by one fitted on the training part; `fitted_on` is the
     folder that it is from, with whose rows the report compares if it was prepared. Rows that cannot be read are kept in
-    `rejected.ndjson` with file, line and reason. Raises BadInput when more than `max_reject_rate` of them are, when
-    `out` exists, or when no row is left; nothing is left behind then.
+    `rejected.ndjson` with file, line and reason. What is written is the same whatever the `engine`. Raises BadInput
+    when more than `max_reject_rate` of the rows cannot be read, when `out` exists, or when no row is left; nothing is
+    left behind then.
     """
     started = time.monotonic()
-    keep_freed_memory()
     schema = schema if fitted is None else fitted.schema
     with appears_whole(out) as folder:
-        sources = open_sources(inputs, schema)
+        check_shared(engine, folder)
+        sources = open_sources(inputs, schema, engine)
         total = sum(source.rows for source in sources)
         if total == 0:
             raise BadInput(f"{', '.join(inputs)} hold no row; a click log has one row a line")
@@ -74,22 +74,28 @@ def prepare(
                 f"or name its label, which is '{schema.label}' now, in the schema"
             )
         places = Places(split, total, shard_rows, seed)
-        profile = Profile(schema, {part: Counts(schema) for part in PARTS})
-        divide = _divider(sources, schema, split, total, progress)
-        with Rejects(folder / REJECTED_FILE, total, max_reject_rate) as rejects:
-            aside = _first_pass(sources, folder / "aside", profile, places, divide, rejects, progress)
-            rejects.check()
+        divider = _divider(sources, schema, split, total, engine, _counter(progress, "reading times", total))
+        aside = folder.absolute() / "aside"
+        aside.mkdir()
+        work = partial(first_pass, schema=schema, places=places, divider=divider, folder=aside)
+        profile, files, first = _read(
+            sources, work, engine, folder / REJECTED_FILE, _counter(progress, "reading", total)
+        )
+        rejected = profile.rejected
+        check_rejects(rejected, total, max_reject_rate, first)
         spec = profile.parts["train"].spec() if fitted is None else fitted
+        index = Index(files, places.count)
         with ThreadPoolExecutor(1) as beside:
             saved = [beside.submit(spec.save, folder), beside.submit(save_tallies, profile, folder)]
-            written = _write_shards(aside, places, folder, spec, profile, progress)
+            seen = _counter(progress, "encoding", index.rows)
+            shards = _write(places.shards(index), spec, profile, engine, total, aside, folder.absolute(), seen)
             for each in saved:
                 each.result()
-        aside.clear()
+        shutil.rmtree(aside)
         labelled = profile.labelled
-        parts = {part: _summary(written[part], labelled) for part in PARTS}
+        parts = {part: _summary([shard for shard in shards if shard.part == part], labelled) for part in PARTS}
         reference = profile if fitted is None else _tallies_of(fitted_on, schema)
-        described = report(spec, profile, reference, rejected=rejects.count)
+        described = report(spec, profile, reference, rejected=rejected)
         (folder / REPORT_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         write_html(described, folder / REPORT_PAGE, title=", ".join(Path(source.path).name for source in sources))
         digest = hashlib.sha256(spec.digest.encode())
@@ -100,8 +106,8 @@ def prepare(
             "version": 2,
             "digest": digest.hexdigest(),
             "spec_digest": spec.digest,
-            "rows": total - rejects.count,
-            "rows_rejected": rejects.count,
+            "rows": total - rejected,
+            "rows_rejected": rejected,
             "features": {"ids": len(spec.id_fields), "dense": len(spec.dense_fields), "table_rows": sum(spec.sizes)},
             "sources": [_lasting(source.path) for source in sources],
             "labelled": labelled,
@@ -114,81 +120,72 @@ def prepare(
     return {**manifest, "moved": described["moved"], "rows_per_second": total / seconds, "peak_rss_mb": peak_rss_mb()}
 
 
-def _first_pass(
-    sources: list[Source],
-    folder: Path,
-    profile: Profile,
-    places: Places,
-    divide: Divide,
-    rejects: Rejects,
-    progress: Progress,
-) -> Aside:
-    """Counts all rows into the profile, and lays the good ones aside and the others among the rejects."""
-    aside = Aside(
-        folder,
-        id_fields=len(bucket_counts(profile.schema)),
-        dense_fields=len(dense_fields(profile.schema)),
-        shuffled=places.shuffled,
-        places=places.count,
-    )
-    done = 0
-
-    def seen(scanned: Scanned) -> None:
-        nonlocal done
-        rejects.keep(scanned.rejected)
-        done += scanned.read
-        progress("reading", done, places.total)
-
-    def lay_aside(
-        rows: NDArray[np.uint64], parts: NDArray[np.int64], ordered: Callable[[NDArray[np.int64]], Columns]
-    ) -> None:
-        found = places.of(rows, parts)
-        # NumPy sorts 16 bits ten times as fast as 64.
-        order = np.argsort(found.astype(np.uint16) if places.count < 2**16 else found, kind="stable")
-        aside.add(ordered(order), found[order])
-
-    scan(sources, profile.schema, profile, divide, total=places.total, lay_aside=lay_aside, seen=seen)
-    aside.flush()
-    return aside
-
-
-def _divider(sources: list[Source], schema: Schema, split: Split, total: int, progress: Progress) -> Divide:
+def _divider(sources: list[Source], schema: Schema, split: Split, total: int, engine: Engine, seen: Seen) -> Divider:
     """What gives the part of each row of a batch. A log with times is read once more, for where the cuts are."""
     if schema.time is None or split.kind != "time":
-        return lambda frame: split.part(frame[ROW], total)
+        return Divider(split, total, None)
     minutes: Counter[int] = Counter()
-    done = 0
-    counted = map_batches(
-        sources, schema, lambda batch: (batch.read, (batch.frame[TIME] // MINUTE).value_counts(name="rows"))
-    )
-    for read, counts in counted:
-        minutes.update(dict(counts.iter_rows()))
-        done += read
-        progress("reading times", done, total)
-    cuts = split.time_cuts(minutes.items())
-    return lambda frame: split.part_by_time(frame[TIME], cuts)
+    for counted in engine.run(partial(count_minutes, schema=schema), sources, seen):
+        minutes.update(counted)
+    return Divider(split, total, split.time_cuts(minutes.items()))
 
 
-def _write_shards(
-    aside: Aside, places: Places, folder: Path, spec: FeatureSpec, profile: Profile, progress: Progress
-) -> dict[str, list[Shard]]:
-    """Encodes every shard, and notes on the way how the most frequent values move along the log."""
-    top = {name: most_frequent(profile.total(name)[:-1], FOLLOWED) for name in spec.id_fields}
-    followed = profile.followed = Followed(top, bucket_counts(spec.schema), places.total)
+def _read(
+    sources: list[Source], work: Work[Source, Found], engine: Engine, rejected: Path, seen: Seen
+) -> tuple[Profile, list[AsideFile], str]:
+    """The first pass over all files: what is known of their rows, where those were laid aside, and where the first of
+    those is that could not be read, and why. All these are written to `rejected`, in order."""
+    profile: Profile | None = None
+    aside: list[AsideFile] = []
+    first = ""
+    with rejected.open("wb") as file:
+        for found in engine.run(work, sources, seen):
+            with found.rejected.open("rb") as some:
+                shutil.copyfileobj(some, file)
+            found.profile.rejected = found.rejected_rows
+            first = first or found.first_rejected
+            aside += found.aside
+            if profile is None:
+                profile = found.profile
+            else:
+                profile.merge(found.profile)
+    assert profile
+    return profile, aside, first
+
+
+def _write(
+    shards: Iterator[ShardRows],
+    spec: FeatureSpec,
+    profile: Profile,
+    engine: Engine,
+    total: int,
+    aside: Path,
+    folder: Path,
+    seen: Seen,
+) -> list[Shard]:
+    """The second pass; notes on the way how the most frequent values move along the log."""
+    follow = {name: most_frequent(profile.total(name)[:-1], FOLLOWED) for name in spec.id_fields}
+    profile.followed = Followed(follow, bucket_counts(spec.schema), total)
     for part in PARTS:
         (folder / part).mkdir()
-
-    def write(job: tuple[str, int, Callable[[], Columns]]) -> tuple[str, Shard]:
-        part, index, take = job
-        return part, write_shard(take(), folder / part, index, spec=spec, followed=followed)
-
-    written: dict[str, list[Shard]] = {part: [] for part in PARTS}
-    done = 0
-    for part, shard in in_parallel(write, places.shards(aside)):
-        written[part].append(shard)
-        done += shard.rows
-        progress("encoding", done, aside.rows)
+    work = partial(write_shards, spec=spec, follow=follow, total=total, aside=aside, folder=folder)
+    written: list[Shard] = []
+    for some in engine.run(work, shards, seen):
+        written += some.shards
+        profile.followed.merge(some.rows, some.clicks)
     return written
+
+
+def _counter(progress: Progress, stage: str, total: int) -> Seen:
+    """Tells of a stage's progress what is told to it."""
+    done = 0
+
+    def seen(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(stage, done, total)
+
+    return seen
 
 
 def _summary(shards: list[Shard], labelled: bool) -> dict[str, Any]:

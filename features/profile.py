@@ -52,6 +52,16 @@ class Profile:
         """Rows of each bucket of a field, over all parts."""
         return np.stack([counts.buckets[name] for counts in self.parts.values()]).sum(axis=0, dtype=np.int64)
 
+    def merge(self, other: "Profile") -> None:
+        """Adds what is known of later rows of the same log."""
+        for part, counts in other.parts.items():
+            self.parts[part].merge(counts)
+        self.rejected += other.rejected
+        self.labelled = self.labelled and other.labelled
+        self.name(other.names)
+        if self.length and other.length:
+            self.length.merge(other.length)
+
     def name(self, found: dict[str, dict[int, str]]) -> None:
         """Remembers names of values; those known already stay."""
         for name, values in found.items():

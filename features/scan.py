@@ -1,7 +1,7 @@
 """The first pass over a log: hash, count, divide into parts, and lay rows aside."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ class Scanned:
 
 
 def scan(
-    sources: list[Source],
+    sources: Iterable[Source],
     schema: Schema,
     profile: Profile,
     divide: Divide,
@@ -48,7 +48,7 @@ def scan(
     lay_aside: LayAside | None,
     seen: Callable[[Scanned], None],
 ) -> None:
-    """Counts the `total` rows of the sources into the profile's parts, with all cores at work.
+    """Counts the rows of the sources, of `total` in all, into the profile's parts, with all cores at work.
 
     Batches are counted in whatever order they get ready, and `seen` is told of them in the order of the log; the
     result is the same. `lay_aside` gets every good row.
@@ -70,13 +70,14 @@ def scan(
         values = numbers(frame, schema)
         buckets = to_buckets(frame, schema, values)
         dense = transformed(values, schema)
-        length.add(rows, clicked, frame[TIME].to_numpy() if schema.time else None)
+        seconds = frame[TIME].to_numpy() if schema.time else None
         # Added up before, since only one thread counts at a time.
         chosen = [parts == part for part in range(len(counts))]
         # Only the training part's are ever looked at.
         training = dense if chosen[0].all() else {name: column[chosen[0]] for name, column in dense.items()}
         sums = [moments(training, schema), *({} for _ in chosen[1:])]
         with counting:
+            length.add(rows, clicked, seconds)
             _count(buckets, sums, clicked, chosen, counts)
         if lay_aside:
             weight = frame[WEIGHT].to_numpy() if schema.weight else None
@@ -118,12 +119,10 @@ def first_of(rejected: pl.DataFrame) -> str:
 
 
 class Rejects:
-    """Keeps rejected rows aside as they come, and says when they are too many."""
+    """Keeps rejected rows in a file as they come: how many there are, and where the first is and why."""
 
-    def __init__(self, path: Path, total: int, max_rate: float):
-        self.path, self.total, self.max_rate = path, total, max_rate
-        self.count = 0
-        self.first = ""
+    def __init__(self, path: Path):
+        self.path, self.count, self.first = path, 0, ""
 
     def __enter__(self) -> "Rejects":
         self._file = self.path.open("w", encoding="utf-8")
@@ -138,13 +137,14 @@ class Rejects:
         self.count += rejected.height
         self._file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected.iter_rows(named=True))
 
-    def check(self) -> None:
-        """Raises BadInput if more rows were rejected than may be, or if none is left."""
-        if self.count > self.max_rate * self.total:
-            raise BadInput(
-                f"{self.count} of {self.total} rows cannot be read, more than max_reject_rate {self.max_rate:g}; "
-                f"{self.first}; nothing was written: mend the log, name its layout in features.layout, or raise "
-                "prepare.max_reject_rate"
-            )
-        if self.count == self.total:
-            raise BadInput(f"none of the {self.total} rows could be read; {self.first}")
+
+def check_rejects(count: int, total: int, max_rate: float, first: str) -> None:
+    """Raises BadInput if more of `total` rows were rejected than may be, or if none is left; `first` says why."""
+    if count > max_rate * total:
+        raise BadInput(
+            f"{count} of {total} rows cannot be read, more than max_reject_rate {max_rate:g}; "
+            f"{first}; nothing was written: mend the log, name its layout in features.layout, or raise "
+            "prepare.max_reject_rate"
+        )
+    if count == total:
+        raise BadInput(f"none of the {total} rows could be read; {first}")

@@ -18,6 +18,9 @@ _ENOUGH_ROWS = 200_000
 OTHER, MISSING = 0, 1
 _GROUPS = MISSING + 1 + FOLLOWED
 
+# By field, rows `[SLICES, groups]`.
+Groups = dict[str, NDArray[np.int64]]
+
 
 def slices_of(rows: NDArray[np.uint64], total: int) -> NDArray[np.int64]:
     """The slice of the log that each row number, of `total` rows, lies in."""
@@ -25,7 +28,7 @@ def slices_of(rows: NDArray[np.uint64], total: int) -> NDArray[np.int64]:
 
 
 class Length:
-    """Rows, clicks and times of each slice. Threads may add at once."""
+    """Rows, clicks and times of each slice."""
 
     def __init__(self, total: int):
         self.total = total
@@ -33,19 +36,23 @@ class Length:
         self.clicks = np.zeros(SLICES, np.int64)
         self.first = np.full(SLICES, np.iinfo(np.int64).max)
         self.last = np.full(SLICES, np.iinfo(np.int64).min)
-        self._lock = Lock()
 
     def add(self, rows: NDArray[np.uint64], clicked: NDArray[np.bool_], seconds: NDArray[np.int64] | None) -> None:
         """Counts rows by their number."""
         slices = slices_of(rows, self.total)
-        with self._lock:
-            self.rows += np.bincount(slices, minlength=SLICES)
-            self.clicks += np.bincount(slices[clicked], minlength=SLICES)
-            if seconds is not None:
-                for slice_ in np.unique(slices).tolist():
-                    here = seconds[slices == slice_]
-                    self.first[slice_] = min(self.first[slice_], here.min())
-                    self.last[slice_] = max(self.last[slice_], here.max())
+        self.rows += np.bincount(slices, minlength=SLICES)
+        self.clicks += np.bincount(slices[clicked], minlength=SLICES)
+        if seconds is not None:
+            for slice_ in np.unique(slices).tolist():
+                here = seconds[slices == slice_]
+                self.first[slice_] = min(self.first[slice_], here.min())
+                self.last[slice_] = max(self.last[slice_], here.max())
+
+    def merge(self, other: "Length") -> None:
+        """Adds those of other rows of the same log."""
+        # What came from another process may not be written to.
+        self.rows, self.clicks = self.rows + other.rows, self.clicks + other.clicks
+        self.first, self.last = np.minimum(self.first, other.first), np.maximum(self.last, other.last)
 
 
 class Followed:
@@ -76,6 +83,12 @@ class Followed:
             with self._lock:
                 self.rows[name] += counted
                 self.clicks[name] += pressed
+
+    def merge(self, rows: Groups, clicks: Groups) -> None:
+        """Adds what was counted of other rows with the same values."""
+        for mine, theirs in ((self.rows, rows), (self.clicks, clicks)):
+            for name, counted in theirs.items():
+                mine[name] += counted
 
 
 def of_length(length: Length, *, labelled: bool, timed: bool) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import glob
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import polars as pl
 
 from features.blocks import Block, head_and_count, matching, read_blocks, unreadable
+from features.engine import LOCAL, Engine, Seen, ignore
 from features.errors import BadInput
 from features.ndjson import parse_objects
 from features.ordered import in_parallel
@@ -41,6 +42,7 @@ class Source:
         rows: how many it has, good and bad.
         labelled: whether it has the label column.
         columns: that it has, in order; of JSON and Parquet, those that the schema knows.
+        first_row: the number of its first row, counted over all files from 0.
     """
 
     path: str
@@ -48,52 +50,72 @@ class Source:
     rows: int
     labelled: bool
     columns: tuple[str, ...]
+    first_row: int = 0
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows that are parsed together, in whatever process: how many, good and bad, and what parses them."""
+    """Rows that are parsed together, in whatever process: the number of the first, how many, good and bad, and what
+    parses them."""
 
+    first_row: int
     rows: int
     parse: Callable[[], Batch]
 
 
-def open_sources(inputs: list[str], schema: Schema) -> list[Source]:
+def open_sources(inputs: list[str], schema: Schema, engine: Engine = LOCAL) -> list[Source]:
     """The files that `inputs` name (paths, globs, object-store addresses), in order, with their row counts.
 
-    Raises BadInput for a name that matches no file, an empty file, an unknown kind of file, and columns that are not
-    the schema's.
+    Raises BadInput for a name that matches no file, an empty file, an unknown kind of file, columns that are not the
+    schema's, and a file that a node of the engine does not see.
     """
-    return [_open(path, schema) for path in _paths(inputs)]
+    paths = _paths(inputs)
+    engine.check_seen(paths)
+    opened: list[Source] = []
+    first_row = 0
+    for some in engine.run(partial(_open_all, schema=schema), paths, ignore):
+        for source in some:
+            opened.append(replace(source, first_row=first_row))
+            first_row += source.rows
+    return opened
 
 
-def read_batches(sources: list[Source], schema: Schema) -> Iterator[Batch]:
+def read_batches(sources: Iterable[Source], schema: Schema) -> Iterator[Batch]:
     """All rows of `sources`, a block at a time; memory does not grow with their number."""
     yield from map_batches(sources, schema, lambda batch: batch)
 
 
-def map_batches(sources: list[Source], schema: Schema, function: Callable[[Batch], Out]) -> Iterator[Out]:
+def map_batches(sources: Iterable[Source], schema: Schema, function: Callable[[Batch], Out]) -> Iterator[Out]:
     """`function` of every batch, in order, with all cores at work."""
     yield from in_parallel(lambda piece: function(piece.parse()), pieces(sources, schema))
 
 
-def pieces(sources: list[Source], schema: Schema) -> Iterator[Piece]:
+def pieces(sources: Iterable[Source], schema: Schema) -> Iterator[Piece]:
     """All rows of `sources`, in order and always cut alike; read here, and parsed by whoever asks a piece to.
 
     A piece can be pickled.
     """
-    first_row = 0
     for source in sources:
         header = schema.header and source.kind == "text"
+        first_row = source.first_row
         origin = Origin(source.path, source.columns, first_row, 2 if header else 1)
         if source.kind == "parquet":
             for texts in _parquet_batches(source, schema):
-                yield Piece(texts.height, partial(parse_texts, texts, origin, schema))
+                yield Piece(first_row, texts.height, partial(parse_texts, texts, origin, schema))
+                first_row += texts.height
         else:
             parse = parse_lines if source.kind == "text" else parse_objects
             for block in _below_header(source.path) if header else read_blocks(source.path):
-                yield Piece(block.lines, partial(parse, block, origin, schema))
-        first_row += source.rows
+                yield Piece(first_row, block.lines, partial(parse, block, origin, schema))
+                first_row += block.lines
+
+
+def _open_all(paths: Iterable[str], seen: Seen, *, schema: Schema) -> list[Source]:
+    opened: list[Source] = []
+    for path in paths:
+        opened.append(_open(path, schema))
+        seen(1)
+    return opened
 
 
 def _paths(inputs: list[str]) -> list[str]:
