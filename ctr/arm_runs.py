@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ctr.arms import RUN_OF, SINGLES, SINGLES_EMA, runs_of, settings_of
 from ctr.baselines import average, logistic_regression
+from ctr.cluster import seats_here
 from ctr.config import Config, with_settings
 from ctr.console import Bars
 from ctr.data import Data
@@ -142,7 +143,7 @@ class ArmRuns:
                         score=score or [],
                         keep_model=score is not None,
                         tags=tags,
-                        start=Fork,
+                        seats=seats_here(Fork),
                         alive=alive,
                     )
             except WorkFailed as error:

@@ -144,6 +144,8 @@ def train(
     out: Annotated[Path, typer.Option(help="The run to make, or to go on with.")],
     settings: Overrides = None,
     config: ConfigFile = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Train codistilled models; the same command resumes a run that was stopped."""
@@ -151,13 +153,15 @@ def train(
     from ctr.console import give, groups_progress, say
     from ctr.data import open_data
     from ctr.launch import interrupt_on_sigterm, train_run
+    from ctr.seats import open_seats
 
     loaded = load_config(config, settings or [])
     opened = open_data(data)
-    interrupt_on_sigterm()
-    say(f"starting {loaded.codistillation.groups} groups (TensorFlow takes some seconds to start)")
-    with groups_progress() as bars, bars.run("training") as follow:
-        result = train_run(opened, out, loaded, follow=follow)
+    with open_seats(engine, ray_address, data=data, run=out, cores=loaded.train.threads, say=say) as seats:
+        interrupt_on_sigterm()
+        say(f"starting {loaded.codistillation.groups} groups (TensorFlow takes some seconds to start)")
+        with groups_progress() as bars, bars.run("training") as follow:
+            result = train_run(opened, out, loaded, follow=follow, seats=seats)
     give(result, as_json, title=f"trained {out}")
 
 
@@ -291,6 +295,8 @@ def predict(
     model: Model,
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="The Parquet file to write: row, label, probability.")],
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Score raw click logs on all cores.
@@ -298,9 +304,10 @@ def predict(
     The same command resumes a stopped run: with the same model and inputs, what is in OUT.parts is not scored again."""
     from ctr.console import give, rows_progress, say
     from ctr.scoring import predict_with
+    from features.engine import open_engine
 
-    with rows_progress() as progress:
-        result = predict_with(model, inputs, out, progress, say)
+    with open_engine(engine, ray_address) as opened, rows_progress() as progress:
+        result = predict_with(model, inputs, out, progress, say, opened)
     give(result, as_json, title=f"scores in {out}")
 
 

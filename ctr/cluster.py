@@ -22,13 +22,15 @@ from features.errors import WorkFailed
 
 _SECONDS_TO_END = 10.0
 _SECONDS_TO_NOTICE = 3.0
+# What stands for the exit code of a worker that went with the machine that it ran on; no signal has that number.
+GONE = -1000
 
 # Told of every event of every group: its number and the event, as `ctr.worker` prints them.
 Follow = Callable[[int, dict[str, Any]], None]
 
 
 class Running(Protocol):
-    """A process, as far as it is looked after here: `subprocess.Popen`, or a `ctr.forks.Fork`."""
+    """A process, as far as it is looked after here: `subprocess.Popen`, a `ctr.forks.Fork` or a `ctr.ray_groups.Far`."""
 
     stdout: Any
 
@@ -40,8 +42,20 @@ class Running(Protocol):
     def wait(self, timeout: float | None = None) -> int: ...
 
 
-# Starts `ctr ARGUMENTS` with an environment; its standard error goes to a log.
+# Starts `ctr ARGUMENTS` with variables beside those of its environment; its standard error goes to a log.
 Start = Callable[[Sequence[str], Mapping[str, str], Path], Running]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a worker will run: an address that it can listen on, `host:port`, and what starts it there."""
+
+    address: str
+    start: Start
+
+
+# Finds seats for a group, by its number, and so many workers; those that it had before are taken from it.
+Seats = Callable[[int, int], list[Seat]]
 
 
 @dataclass(frozen=True)
@@ -72,25 +86,29 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def tf_configs(workers: int) -> list[str]:
-    """TF_CONFIG of every worker of a group, which is a cluster of its own, on free ports."""
-    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
-    tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}} for i in range(workers)]
+def tf_configs(addresses: Sequence[str]) -> list[str]:
+    """TF_CONFIG of every worker of a group, which is a cluster of its own, at these addresses."""
+    tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}} for i in range(len(addresses))]
     return [json.dumps(task) for task in tasks]
 
 
 def start_python(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[str]":
-    """`ctr ARGUMENTS` as a Python of its own."""
+    """`ctr ARGUMENTS` as a Python of its own, which ends when this process does."""
     with log.open("a") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", "ctr", *arguments],
-            env=environment,
+            env={**os.environ, **environment, "CTR_PARENT": str(os.getpid())},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             # So that Ctrl-C reaches only the launcher, which ends all groups in good order.
             start_new_session=True,
         )
+
+
+def seats_here(start: Start) -> Seats:
+    """Seats on this machine, on free ports."""
+    return lambda group, workers: [Seat(f"127.0.0.1:{port}", start) for port in free_ports(workers)]
 
 
 def run_groups(
@@ -103,26 +121,26 @@ def run_groups(
     restarts: int,
     tags: dict[str, str],
     follow: Follow,
-    start: Start = start_python,
+    seats: Seats,
     alive: Callable[[], None] = lambda: None,
 ) -> list[int]:
     """Runs `ctr worker ARGUMENTS` for each worker of each group until all have ended well.
 
     Args:
         exchange: folder or address, of this run alone, where groups exchange snapshots.
-        start: how a process is started.
+        seats: where they run, and how they are started.
         alive: called all the time; what it raises ends the run.
 
-    A group of which a process was killed, or lost its fellow workers, is started again from its checkpoint, at most
-    `restarts` times; how often each was is returned. Raises WorkFailed with the last words of the first process that
-    failed by itself. However it ends, no process is left.
+    A group of which a process was killed, or lost its node or its fellow workers, is started again from its checkpoint,
+    at most `restarts` times; how often each was is returned. Raises WorkFailed with the last words of the first process
+    that failed by itself. However it ends, no process is left.
     """
     events: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
     start_group = partial(
         _start_group,
         ["worker", *arguments],
         run,
-        start,
+        seats,
         exchange=exchange,
         groups=groups,
         workers=workers,
@@ -158,7 +176,7 @@ def run_groups(
 def _start_group(
     arguments: Sequence[str],
     run: Path,
-    start: Start,
+    seats: Seats,
     group: int,
     *,
     exchange: str,
@@ -171,14 +189,13 @@ def _start_group(
     folder = group_folder(run, group)
     folder.mkdir(parents=True, exist_ok=True)
     processes: list[Process] = []
-    for worker, tf_config in enumerate(tf_configs(workers)):
+    found = seats(group, workers)
+    for worker, (seat, tf_config) in enumerate(zip(found, tf_configs([each.address for each in found]), strict=True)):
         environment = {
-            **os.environ,
             "TF_CONFIG": tf_config,
             "CTR_GROUP": str(group),
             "CTR_GROUPS": str(groups),
             "CTR_EXCHANGE": exchange,
-            "CTR_PARENT": str(os.getpid()),
             "CTR_TAGS": json.dumps(tags),
             # A process a core: reading shards must not take the cores of the other groups.
             "POLARS_MAX_THREADS": "1",
@@ -187,7 +204,7 @@ def _start_group(
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1",
         }
         log = folder / f"worker-{worker}.log"
-        popen = start(arguments, environment, log)
+        popen = seat.start(arguments, environment, log)
         process = Process(group, worker, popen, log, threading.Thread(target=_read, args=(group, popen, events)))
         process.reader.daemon = True
         process.reader.start()
@@ -221,6 +238,8 @@ def _may_try_again(processes: Sequence[Process]) -> bool:
 
 def _end_of(process: Process) -> str:
     code = process.popen.returncode
+    if code == GONE:
+        return "is gone with its node"
     return f"was killed by signal {-code}" if code < 0 else f"failed: {_last_words(process.log)}"
 
 

@@ -18,12 +18,12 @@ class Fork:
     """A `ctr` command in a forked process: as much of `subprocess.Popen` as the launcher needs."""
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path):
-        """Starts `ctr ARGUMENTS`; its standard output is `stdout`, its standard error is appended to `log`."""
+        """Starts `ctr ARGUMENTS` with variables beside those of this process; its standard output is `stdout`, its
+        standard error is appended to `log`."""
         start_forkserver(_IMPORTED, {name: environment[name] for name in _AT_IMPORT})
+        whole = {**os.environ, **environment}
         said, say = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_run, args=(list(arguments), dict(environment), str(log), say), daemon=True
-        )
+        self._process = context.Process(target=_run, args=(list(arguments), whole, str(log), say), daemon=True)
         self._process.start()
         say.close()
         self.pid: int = self._process.pid or 0

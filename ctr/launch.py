@@ -1,4 +1,4 @@
-"""`ctr train`: makes or resumes a RUN folder, trains its groups on this machine, chooses the one that serves."""
+"""`ctr train`: makes or resumes a RUN folder, trains its groups, chooses the one that serves."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ctr.cluster import Follow, Start, run_groups, start_python
+from ctr.cluster import Follow, Seats, run_groups, seats_here, start_python
 from ctr.config import Config, dump_config
 from ctr.data import Data
 from ctr.runs import (
@@ -34,7 +34,7 @@ def train_run(
     score: Sequence[str] = (),
     keep_model: bool = True,
     tags: dict[str, str] | None = None,
-    start: Start = start_python,
+    seats: Seats | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Trains all groups of a run and returns its result; a run that was stopped goes on where it was.
@@ -42,7 +42,8 @@ def train_run(
     Args:
         score: parts on which each group writes its predictions (`ctr.runs.scores_file`).
         keep_model: whether each group exports its SavedModel.
-        start, alive: as for `ctr.cluster.run_groups`.
+        seats: where processes run, by default on this machine, each a Python of its own.
+        alive: as for `ctr.cluster.run_groups`.
 
     Raises BadInput if `run` is finished, under way, made with other settings or other data, or no run at all.
     Raises WorkFailed if a group fails; KeyboardInterrupt passes through after every group has ended. Either way the
@@ -68,7 +69,7 @@ def train_run(
             restarts=config.train.restarts,
             tags=tags or {},
             follow=follow,
-            start=start,
+            seats=seats or seats_here(start_python),
             alive=alive,
         )
         status = "finished"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ctr.data import Data, in_order, is_data, open_data, weights_of
 from ctr.metrics import evaluate
 from ctr.runs import find_model, is_run, read_run
+from features.engine import LOCAL, Engine
 from features.errors import BadInput
 from features.parse import WEIGHT
 from features.progress import Progress
@@ -90,13 +91,18 @@ def held_out(data: Data, to: str) -> str:
 
 
 def predict_with(
-    name: str, inputs: list[str], out: Path, progress: Progress, say: Callable[[str], None]
+    name: str,
+    inputs: list[str],
+    out: Path,
+    progress: Progress,
+    say: Callable[[str], None],
+    engine: Engine = LOCAL,
 ) -> dict[str, Any]:
     """Scores raw logs into a Parquet file; returns what `serving.batch.predict_logs` does."""
     folder = find_model(name)
     from serving.batch import predict_logs
 
-    return {**predict_logs(folder, inputs, out, progress, say), "path": str(out)}
+    return {**predict_logs(folder, inputs, out, progress, say, engine), "path": str(out)}
 
 
 def _score_logs(

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 
@@ -21,31 +22,37 @@ _MANIFEST, _LOCK = "manifest.json", "lock"
 
 
 class Parts:
-    """The parts in a folder: of piece n of the log `n.arrow`, its scores, and `n.rejected.arrow`."""
+    """The parts in a folder: of the piece of the log that begins with row n, `n.arrow`, its scores, and
+    `n.rejected.arrow`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.finished = len(list(folder.glob("*[0-9].arrow")))
+        self.finished = len(list(folder.glob("[0-9]*[0-9].arrow")))
 
-    def find(self, number: int, rows: int) -> Scored | None:
+    def find(self, first_row: int, rows: int) -> Scored | None:
         """What became of a piece of so many rows; None if it was not finished, or is cut or damaged."""
-        scores, rejected = self._paths(number)
+        scores, rejected = self._paths(first_row)
         try:
             found = Scored(pl.read_ipc(scores), pl.read_ipc(rejected), {})
         except (OSError, pl.exceptions.PolarsError):
             return None
         return found if found.read == rows else None
 
-    def keep(self, number: int, scored: Scored) -> None:
+    def keep(self, first_row: int, scored: Scored) -> None:
         """Writes what became of a piece; where that is killed the piece is not finished."""
-        scores, rejected = self._paths(number)
-        scored.rejected.write_ipc(rejected)
-        aside = scores.with_suffix(".partial")
-        scored.scores.write_ipc(aside)
-        aside.replace(scores)
+        scores, rejected = self._paths(first_row)
+        _put(scored.rejected, rejected)
+        _put(scored.scores, scores)
 
-    def _paths(self, number: int) -> tuple[Path, Path]:
-        return self.folder / f"{number:06d}.arrow", self.folder / f"{number:06d}.rejected.arrow"
+    def _paths(self, first_row: int) -> tuple[Path, Path]:
+        return self.folder / f"{first_row:012d}.arrow", self.folder / f"{first_row:012d}.rejected.arrow"
+
+
+def _put(frame: pl.DataFrame, path: Path) -> None:
+    # On a cluster two may be at work on one piece, where one is thought to be lost.
+    aside = path.with_name(f"{uuid4().hex}.partial")
+    frame.write_ipc(aside)
+    aside.replace(path)
 
 
 @contextmanager
@@ -84,7 +91,7 @@ def what_is_scored(model: Path, opened: list[Source]) -> dict[str, Any]:
         {"path": each.path, **dict(zip(("size", "mtime_ns"), blocks.stamp(each.path), strict=True))} for each in opened
     ]
     cut = {"block_bytes": blocks.BLOCK_BYTES, "parquet_rows": sources.BATCH_ROWS, "call_rows": CALL_ROWS}
-    return {"version": 1, "model": _digest(model), "inputs": inputs, "cut": cut}
+    return {"version": 2, "model": _digest(model), "inputs": inputs, "cut": cut}
 
 
 def _digest(folder: Path) -> str:

@@ -149,10 +149,10 @@ def _work(pipe: Connection, folder: Path) -> None:
     # Ctrl-C reaches all at once, and nobody waits for what is under way.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        model = _load(folder)
+        model = load(folder)
         pipe.send(None)
         while True:
-            pipe.send(_score(model, pipe.recv()))
+            pipe.send(score_batch(model, pipe.recv()))
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:
@@ -160,7 +160,8 @@ def _work(pipe: Connection, folder: Path) -> None:
         pipe.send(error)
 
 
-def _load(folder: Path) -> "ServedModel":
+def load(folder: Path) -> "ServedModel":
+    """A SavedModel in a process that scores on one core; TensorFlow must not have begun to work there."""
     from serving.model import ServedModel, tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -168,7 +169,8 @@ def _load(folder: Path) -> "ServedModel":
     return ServedModel(folder)
 
 
-def _score(model: "ServedModel", parse: Callable[[], Batch]) -> Scored:
+def score_batch(model: "ServedModel", parse: Callable[[], Batch]) -> Scored:
+    """What a model makes of the batch that `parse` gives."""
     spec, times = model.spec, [time.process_time()]
     batch = parse()
     times.append(time.process_time())
