@@ -30,7 +30,7 @@ Follow = Callable[[int, dict[str, Any]], None]
 
 
 class Running(Protocol):
-    """A process, as far as it is looked after here: `subprocess.Popen`, a `ctr.forks.Fork` or a `ctr.ray_groups.Far`."""
+    """A process, as far as it is looked after here: `subprocess.Popen`, `ctr.forks.Fork`, `ctr.ray_groups.Far`."""
 
     stdout: Any
 

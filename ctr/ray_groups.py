@@ -1,4 +1,4 @@
-"""Groups on a Ray cluster: every worker's process is run by an actor, those of a group as near to one another as can be.
+"""Groups on a Ray cluster: an actor runs the process of a worker, and those of a group are as close as they can be.
 
 The process is the one that the launcher starts on one machine, with TF_CONFIG of the addresses that the actors found.
 """
@@ -67,12 +67,14 @@ class RayGroups:
             self._say(f"group {group} waits for nodes with {wanted}")
             if not placed.wait(_SECONDS_FOR_PLACE):
                 raise WorkFailed(
-                    f"group {group} found no nodes with {wanted} for {_SECONDS_FOR_PLACE:.0f} seconds; add nodes to the "
-                    "cluster, or lower train.workers_per_group or train.threads; the same command resumes"
+                    f"group {group} found no nodes with {wanted} in {_SECONDS_FOR_PLACE:.0f} seconds; add nodes to "
+                    "the cluster, or begin a run with fewer train.threads or train.workers_per_group; the same command "
+                    "resumes"
                 )
         where = [PlacementGroupSchedulingStrategy(placed, i) for i in range(workers)]
         # One call waits for what the process says while others ask or signal.
-        actor = ray.remote(Host).options(num_cpus=self._cores, max_concurrency=4, runtime_env={"env_vars": ENVIRONMENT})
+        actor = ray.remote(num_cpus=self._cores, max_concurrency=4, runtime_env={"env_vars": ENVIRONMENT})(Host)
+        where = [PlacementGroupSchedulingStrategy(placed, index) for index in range(workers)]
         hosts = [actor.options(scheduling_strategy=each).remote(str(Path.cwd())) for each in where]
         self._held[group] = placed, hosts
         return hosts
