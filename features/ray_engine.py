@@ -10,9 +10,10 @@ goes under a name of its own, and what counts is what it returns.
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,15 +58,17 @@ def ray_cluster(address: str | None) -> Generator["RayEngine"]:
         )
     # Where it starts here it has what this process may use.
     own: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if wanted == "local" else {}
-    try:
-        ray.init(wanted, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise BadInput(f"no Ray cluster can be reached at {wanted}: {said}") from None
-    try:
-        yield RayEngine()
-    finally:
-        ray.shutdown()
+    # What Ray prints, of nodes that are gone for example, is for people: standard output is for results.
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(wanted, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise BadInput(f"no Ray cluster can be reached at {wanted}: {said}") from None
+        try:
+            yield RayEngine()
+        finally:
+            ray.shutdown()
 
 
 class RayEngine:
@@ -110,10 +113,7 @@ class RayEngine:
             except RayError:
                 continue  # it has gone, so others do its work
             if unlike:
-                raise BadInput(
-                    f"node {where} does not see {unlike} as it is here; on Ray, inputs and outputs must be in a folder "
-                    "that all nodes share, or inputs in an object store"
-                )
+                raise BadInput(_not_shared(where, unlike))
 
 
 def _remote(function: Any, **options: Any) -> Any:
@@ -145,6 +145,13 @@ def _unlike(sizes: dict[str, int], folder: str) -> str | None:
     return None
 
 
+def _not_shared(node: str, path: str) -> str:
+    return (
+        f"node {node} does not see {path} as it is here; on Ray, inputs and outputs must be in a folder that all nodes "
+        "share, or inputs in an object store"
+    )
+
+
 def _go_to(folder: str) -> None:
     with suppress(OSError):  # names may be whole paths
         os.chdir(folder)
@@ -154,6 +161,8 @@ def _next(under_way: deque[Any], seen: Seen) -> Any:
     try:
         found, done = ray.get(under_way[0])
     except RayTaskError as error:
+        if isinstance(error.cause, FileNotFoundError):  # on a node that has come later than it could be asked
+            raise BadInput(_not_shared(error.ip, error.cause.filename)) from error
         raise error.cause from error
     except RayError as error:
         first = str(error).strip().split("\n", maxsplit=1)[0]
