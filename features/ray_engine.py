@@ -113,7 +113,7 @@ class RayEngine:
             except RayError:
                 continue  # it has gone, so others do its work
             if unlike:
-                raise BadInput(_not_shared(where, unlike))
+                raise BadInput(_not_shared(f"node {where}", unlike))
 
 
 def _remote(function: Any, **options: Any) -> Any:
@@ -147,7 +147,7 @@ def _unlike(sizes: dict[str, int], folder: str) -> str | None:
 
 def _not_shared(node: str, path: str) -> str:
     return (
-        f"node {node} does not see {path} as it is here; on Ray, inputs and outputs must be in a folder that all nodes "
+        f"{node} does not see {path} as it is here; on Ray, inputs and outputs must be in a folder that all nodes "
         "share, or inputs in an object store"
     )
 
@@ -162,7 +162,7 @@ def _next(under_way: deque[Any], seen: Seen) -> Any:
         found, done = ray.get(under_way[0])
     except RayTaskError as error:
         if isinstance(error.cause, FileNotFoundError):  # on a node that has come later than it could be asked
-            raise BadInput(_not_shared(error.ip, error.cause.filename)) from error
+            raise BadInput(_not_shared("a node", error.cause.filename)) from error
         raise error.cause from error
     except RayError as error:
         first = str(error).strip().split("\n", maxsplit=1)[0]

@@ -71,6 +71,12 @@ def test_only_tracking_registry_and_the_logged_model_import_mlflow() -> None:
     assert found == ["ctr/registry.py", "ctr/tracking.py", "serving/pyfunc.py"]
 
 
+def test_only_the_engine_and_the_groups_of_ray_import_it() -> None:
+    everything = [path for package in ROOMS for path in modules(package)]
+    found = sorted(str(path.relative_to(ROOT)) for path in everything if "ray" in top_imports(path))
+    assert found == ["ctr/ray_groups.py", "features/ray_engine.py"]
+
+
 def test_files_are_short_enough_to_read_in_one_go() -> None:
     lengths = {path: len(path.read_text().splitlines()) for package in ROOMS for path in modules(package)}
     assert max(lengths.values()) <= 330, max(lengths, key=lambda path: lengths[path])
