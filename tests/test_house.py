@@ -130,5 +130,5 @@ def test_lock_pins_everything_with_hashes_and_names_no_registry() -> None:
 def test_configs_are_valid() -> None:
     configs = sorted((ROOT / "configs").glob("*.yaml"))
     assert len(configs) >= 2
-    done = subprocess.run([str(CTR), "validate", *map(str, configs)], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(CTR), "validate", *map(str, configs)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
