@@ -26,4 +26,5 @@ ctr fetch "$dataset" --out "$folder/log" ${URL:+--url "$URL"}
 grep -qs '"status": "finished"' "$folder/run/run.json" ||
   ctr train "$folder/data" --out "$folder/run" --config "$config" "$@"
 ctr evaluate "$folder/run" "$folder/data" --json
-[ "$name" = criteo_1tb ] || ctr compare "$folder/data" --out "$folder/comparison" --config "$config" "$@" --json
+[ "$name" = criteo_1tb ] || [ -e "$folder/comparison/comparison.json" ] ||
+  ctr compare "$folder/data" --out "$folder/comparison" --config "$config" "$@" --json

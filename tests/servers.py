@@ -75,6 +75,25 @@ def serving(folder: Path, *arguments: object, log: Path, **environment: str) -> 
         assert process.wait(60) == 0, log.read_text()
 
 
+@contextlib.contextmanager
+def object_store(bucket: str) -> Generator[str]:
+    """The address of a server with S3's interface and one bucket."""
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until_up(server, address)
+        httpx.put(f"{address}/{bucket}").raise_for_status()
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
 def wait_for(what: Any, seconds: float = 90) -> None:
     """Waits until `what()` is true."""
     deadline = time.monotonic() + seconds

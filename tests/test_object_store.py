@@ -1,9 +1,6 @@
 """Logs and snapshots in an object store: a real server on loopback that speaks S3."""
 
 import gzip
-import subprocess
-import sys
-import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,8 @@ import pytest
 from conftest import Project, run_ctr, tiny
 from helpers import prepare_small, small_rows, write_tsv
 from runs import assert_equal_weights, weights
+from servers import object_store
 
-from ctr.cluster import free_ports
 from ctr.exchange import Changes, Exchange, Moment
 
 pytestmark = pytest.mark.processes
@@ -30,26 +27,8 @@ categorical: [{name: a, buckets: 1000, min_count: 1}, {name: b, buckets: 1048576
 @pytest.fixture(scope="module")
 def store() -> Generator[str]:
     """The address of a server with the bucket `logs`."""
-    (port,) = free_ports(1)
-    address = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            assert time.monotonic() < deadline, "the server did not come up"
-            try:
-                httpx.put(f"{address}/logs").raise_for_status()
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
+    with object_store("logs") as address:
         yield address
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 @pytest.fixture
