@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import mlflow
+import sqlalchemy
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -18,6 +19,9 @@ from mlflow.tracking import MlflowClient
 from features.errors import WorkFailed
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
+# Who makes the tables of a PostgreSQL store holds its advisory lock of this number.
+_TABLES_LOCK = 0x637472
+_with_tables: set[str] = set()  # stores that this process found in order
 
 # MLflow's and Alembic's information about every table they make would bury our own words.
 for noisy in ("mlflow", "alembic"):
@@ -33,13 +37,33 @@ def client() -> MlflowClient:
     """A client of the project's store, which is made if it is not there yet. Raises WorkFailed if it cannot be used."""
     mlflow.set_tracking_uri(store())
     try:
-        made = MlflowClient()
-        made.search_experiments(max_results=1)
+        with _alone_if_empty(store()):
+            made = MlflowClient()
+            made.search_experiments(max_results=1)
     except Exception as error:  # the store may fail in as many ways as there are databases
         raise WorkFailed(
             f"the tracking store {store()} cannot be used: {one_line(error)}; check MLFLOW_TRACKING_URI"
         ) from None
     return made
+
+
+@contextlib.contextmanager
+def _alone_if_empty(uri: str) -> Generator[None]:
+    """While a PostgreSQL store may get its tables, no other process of ours makes them.
+
+    MLflow sees to that among the processes of one machine only: of two machines that met an empty store, one failed.
+    """
+    if uri in _with_tables or not uri.startswith("postgresql"):
+        yield
+        return
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        with engine.connect() as connection:  # the lock goes with it
+            connection.execute(sqlalchemy.text("select pg_advisory_lock(:number)"), {"number": _TABLES_LOCK})
+            yield
+    finally:
+        engine.dispose()
+    _with_tables.add(uri)
 
 
 def start_run(experiment: str, name: str, *, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
@@ -55,13 +79,25 @@ def _experiment_id(made: MlflowClient, name: str) -> str:
     found = made.get_experiment_by_name(name)
     if found is None:
         try:
-            return made.create_experiment(name)
+            return made.create_experiment(name, _artifacts_of(name))
         except MlflowException:
             # Groups start at the same moment: another may have made it since it was looked for.
             found = made.get_experiment_by_name(name)
             if found is None:
                 raise
     return found.experiment_id
+
+
+def _artifacts_of(experiment: str) -> str | None:
+    """Where a new experiment keeps its artifacts; None leaves it to MLflow: a server knows, a file's are beside it.
+
+    MLFLOW_DEFAULT_ARTIFACT_ROOT is what MLflow's server takes it from. Without a server MLflow would not look there,
+    and runs in a database that all reach would have artifacts in the folder of whoever made the experiment.
+    """
+    root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT")
+    if not root or store().startswith("http"):
+        return None
+    return f"{root.rstrip('/')}/{quote(experiment, safe='')}"
 
 
 def delete_runs(experiment: str, tags: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Generator, Mapping
@@ -113,8 +114,7 @@ def compare_twice(project: Project, names: tuple[str, str], tmp_path: Path, envi
 def assert_all_is_there(client: MlflowClient, name: str, folder: Path, place: str) -> None:
     """Every run of a comparison, with its metrics and artifacts, as the comparison's own files have them."""
     result = json.loads((folder / name / "comparison.json").read_text())
-    experiment = client.get_experiment_by_name("ctr")
-    assert experiment is not None
+    experiment = experiment_of(client)
     assert experiment.artifact_location.startswith(place)
     found = client.search_runs([experiment.experiment_id], f"tags.comparison = '{name}'", ViewType.ALL)
     assert {run.info.status for run in found} == {"FINISHED"}
@@ -158,6 +158,33 @@ def objects(address: str, prefix: str) -> int:
     """How many objects the store has under a name."""
     listed = httpx.get(f"{address}/mlflow", params={"list-type": "2", "prefix": prefix}).text
     return listed.count("<Key>")
+
+
+def test_machines_that_meet_an_empty_database_at_once_all_find_it_in_order(postgres: Postgres, tmp_path: Path) -> None:
+    """Without the lock of ctr/tracking.py one makes the tables and the others fail on them."""
+    store, started = postgres.database("empty"), list[subprocess.Popen[str]]()
+    for machine in range(3):
+        temporary = tmp_path / str(machine)
+        temporary.mkdir()
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "TMPDIR": str(temporary)}
+        script = "from ctr import tracking; print(tracking.start_run('ctr', 'one', tags={}, params={'a': 1}))"
+        command = [sys.executable, "-c", script]
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], [errors[-300:] for _, errors in said]
+    client = MlflowClient(store)
+    found = {run.info.run_id for run in client.search_runs([experiment_of(client).experiment_id])}
+    assert found == {output.split()[-1] for output, _ in said}
+    assert len(found) == 3
+
+
+def experiment_of(client: MlflowClient) -> Any:
+    """The experiment that everything is in."""
+    experiment = client.get_experiment_by_name("ctr")
+    assert experiment is not None
+    return experiment
 
 
 def test_two_comparisons_at_once_on_an_empty_database_lose_nothing(
