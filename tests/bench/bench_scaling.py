@@ -103,6 +103,7 @@ def measure(
         "bytes_per_step_and_host": per_step(chiefs[0]) / workers if workers > 1 else 0,
         "bytes_per_exchange_and_group": exchanged / exchanges if exchanges else 0,
         "link_bytes_per_exchange": total / exchanges * groups if exchanges else 0,
+        "exchanges": [result["exchanges"] for result in results],
         "seconds_waited": [result["seconds_waited"] for result in results],
         "seconds_exchanging": [result["seconds_exchanging"] for result in results],
         "log_loss": min(result["log_loss"] for result in results),
