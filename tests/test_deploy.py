@@ -163,7 +163,7 @@ def test_every_command_is_one_that_the_command_line_takes(path: Path) -> None:
         ("prepare.yaml", "--config, configs/criteo.yaml", "--config, configs/criteo-kaggle.yaml"),
         ("prepare.yaml", "--json]", "--set, prepare.splits=time]"),
         ("export.yaml", "--out, /shared", "--to, /shared"),
-        ("train.slurm", "ctr export run/group-0/model --out", "ctr export run/group-0/model --path"),
+        ("train.slurm", "ctr export run --out", "ctr export run --path"),
     ],
 )
 def test_command_that_no_longer_exists_is_noticed(file: str, right: str, wrong: str, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_pod_of_a_trainjob_finds_its_place(worker: int, tmp_path: Path, monkeypa
 def test_export_writes_the_folder_of_versions_that_the_servers_look_for(project: Project, tmp_path: Path) -> None:
     """The command of export.yaml, on this run: FOLDER/ctr/1 holds a SavedModel, and both servers read FOLDER/ctr."""
     (words,) = listed_commands(DEPLOY / "export.yaml")
-    shared = {"/shared/run/group-0/model": str(project.folder / "run" / "group-0" / "model"),
+    shared = {"/shared/run": str(project.folder / "run"),
               "/shared/models/ctr/1": str(tmp_path / "models" / "ctr" / "1")}  # fmt: skip
     done = project.ctr(*(shared.get(word, word) for word in words)).result
     assert {"serving_default", "serialize"} <= set(done["signatures"])

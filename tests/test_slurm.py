@@ -150,7 +150,7 @@ def test_array_of_groups_trains_the_weights_that_the_launcher_does(slurm: Slurm,
     assert slurm.wait(job, project.folder) == ["COMPLETED"] * 2, said(project.folder)
     for group in range(2):
         assert_equal_weights(weights(project.folder / "run", group), weights(project.folder / "by-slurm", group))
-    exported = project.ctr("export", "by-slurm/group-0/model", "--out", "models/ctr/1", "--json").result
+    exported = project.ctr("export", "by-slurm", "--out", "models/ctr/1", "--json").result
     assert "serving_default" in exported["signatures"]
     figures = project.ctr("evaluate", "models/ctr/1", "data", "--part", "validation", "--json").result
     expected = project.trained["members"][0]["log_loss"]
