@@ -71,7 +71,6 @@ class RayGroups:
                     "the cluster, or begin a run with fewer train.threads or train.workers_per_group; the same command "
                     "resumes"
                 )
-        where = [PlacementGroupSchedulingStrategy(placed, i) for i in range(workers)]
         # One call waits for what the process says while others ask or signal.
         actor = ray.remote(num_cpus=self._cores, max_concurrency=4, runtime_env={"env_vars": ENVIRONMENT})(Host)
         where = [PlacementGroupSchedulingStrategy(placed, index) for index in range(workers)]
