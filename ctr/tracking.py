@@ -30,7 +30,10 @@ for noisy in ("mlflow", "alembic"):
 
 def store() -> str:
     """Where the tracking store is."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    # SQLAlchemy 2.1 takes the short form for psycopg 3; the extra `postgres` brings psycopg2, which MLflow is made for.
+    kind, sign, rest = uri.partition("://")
+    return f"postgresql+psycopg2{sign}{rest}" if kind in ("postgresql", "postgres") else uri
 
 
 def client() -> MlflowClient:

@@ -304,7 +304,7 @@ def test_mlflows_own_command_line_takes_the_servers_command() -> None:
     program, command, *arguments = found[0]
     assert (program, command) == ("mlflow", "server")
     given = cli.commands["server"].make_context("server", arguments).params
-    assert given["backend_store_uri"].startswith("postgresql://")
+    assert given["backend_store_uri"].startswith("postgresql+psycopg2://")
     assert given["artifacts_destination"] == "s3://mlflow"
     assert "mlflow:5000" in given["allowed_hosts"]
 

@@ -47,7 +47,7 @@ class Postgres:
         with connection.cursor() as cursor:
             cursor.execute(f"create database {name}")
         connection.close()
-        return f"postgresql://ctr@127.0.0.1:{self.port}/{name}"
+        return f"postgresql+psycopg2://ctr@127.0.0.1:{self.port}/{name}"
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_two_comparisons_at_once_on_an_empty_database_lose_nothing(
     """Each client writes to PostgreSQL and to the object store by itself."""
     store = postgres.database("direct")
     environment = {
-        "MLFLOW_TRACKING_URI": store,
+        "MLFLOW_TRACKING_URI": store.replace("+psycopg2", ""),  # as most people write it
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": "s3://mlflow/direct",
         "MLFLOW_S3_ENDPOINT_URL": artifacts,
         **KEYS,
