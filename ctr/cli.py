@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ctr.exits import exit_code
+from ctr.options import Alias, ConfigFile, EngineName, Inputs, Json, Model, Overrides, RayAddress, Set
 from ctr.serve import serve
 from features.errors import BadInput, WorkFailed
 
@@ -18,16 +19,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML; see configs/.")]
-Inputs = Annotated[list[str], typer.Argument(help="Files, globs or object-store addresses.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings such as train.epochs=3.", show_default=False)]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A setting such as prepare.test=0.2; repeatable.")]
-Model = Annotated[str, typer.Argument(help="A run, an exported SavedModel, or models:/ctr@champion.")]
-EngineName = Annotated[str, typer.Option("--engine", help="local or ray.")]
-RayAddress = Annotated[str | None, typer.Option(help="Of a Ray cluster, HOST:PORT; default: RAY_ADDRESS, or Ray here.")]
-Alias = Annotated[str, typer.Option(help="The alias to move; `previous` (`previous-X` for any other X) moves with it.")]
 
 
 @app.command()

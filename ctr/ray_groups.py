@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -72,7 +72,8 @@ class RayGroups:
                     "resumes"
                 )
         # One call waits for what the process says while others ask or signal.
-        actor = ray.remote(num_cpus=self._cores, max_concurrency=4, runtime_env={"env_vars": ENVIRONMENT})(Host)
+        options: dict[str, Any] = {"num_cpus": self._cores, "max_concurrency": 4}
+        actor = cast(Any, ray.remote(**options, runtime_env={"env_vars": ENVIRONMENT}))(Host)
         where = [PlacementGroupSchedulingStrategy(placed, index) for index in range(workers)]
         hosts = [actor.options(scheduling_strategy=each).remote(str(Path.cwd())) for each in where]
         self._held[group] = placed, hosts
@@ -155,9 +156,9 @@ class Far:
         code = GONE
         try:
             ray.get(self._started)
-            while line := ray.get(self._host.line.remote()):
+            while line := cast(str, ray.get(self._host.line.remote())):
                 yield line
-            code = ray.get(self._host.wait.remote())
+            code = cast(int, ray.get(self._host.wait.remote()))
         except RayActorError:
             pass
         finally:

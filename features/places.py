@@ -16,7 +16,7 @@ class ShardRows(NamedTuple):
     """The rows of a shard: its part and number, where they lie, and which of what lies there, in order, they are."""
 
     part: str
-    index: int
+    number: int
     spans: list[Span]
     skip: int
     rows: int

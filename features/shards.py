@@ -65,7 +65,7 @@ def write_shards(
         rows = read_rows(shard.spans, id_fields=ids, dense_fields=dense)
         mine = rows.take(slice(shard.skip, shard.skip + shard.rows))
         followed.add(mine.row, mine.label == 1, mine.buckets)
-        target = folder / shard.part / f"shard-{shard.index:05d}.parquet"
+        target = folder / shard.part / f"shard-{shard.number:05d}.parquet"
         written = aside / f"{uuid4().hex}.parquet"
         write_parquet(_encoded(mine, spec), written)
         with written.open("rb") as file:
