@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,9 @@ def postgres() -> Generator[Postgres]:
             time.sleep(0.1)
         yield Postgres(port)
     finally:
-        server.terminate()
+        server.send_signal(
+            signal.SIGINT
+        )  # at once: SIGTERM would wait for MLflow's pool of connections in this process
         server.wait(30)
         shutil.rmtree(folder)
 
