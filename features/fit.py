@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -70,18 +70,19 @@ class Counts:
 
     def __getstate__(self) -> dict[str, Any]:
         """To travel they are only the buckets that have rows: of a million most have none in a file."""
-        state = {**self.__dict__}
-        for name in ("buckets", "clicked"):
-            state[name] = {key: _used(counted) for key, counted in state[name].items()}
+        state = {**self.__dict__, "buckets": {}, "clicked": {}}
+        for name, counted in self.buckets.items() if self.rows else ():
+            used = np.flatnonzero(counted)
+            state["buckets"][name] = used, counted[used]
+            state["clicked"][name] = self.clicked[name][used]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        for counts in (self.buckets, self.clicked):
-            for name, n in bucket_counts(self.schema).items():
-                used, rows = cast(Any, counts[name])
-                counts[name] = np.zeros(n + 1, np.uint32)
-                counts[name][used] = rows
+        self.__dict__.update({**state, "buckets": {}, "clicked": {}})
+        self.__post_init__()
+        for name, (used, rows) in state["buckets"].items():
+            self.buckets[name][used] = rows
+            self.clicked[name][used] = state["clicked"][name]
 
     def add(self, frame: pl.DataFrame) -> None:
         """Counts the rows of a parsed batch."""
@@ -117,10 +118,10 @@ class Counts:
         """Adds what was counted over other rows; in whatever order parts are merged, the spec is the same."""
         self._add_rows(other.rows)
         self.clicks += other.clicks
-        for mine, theirs in ((self.buckets, other.buckets), (self.clicked, other.clicked)):
-            for name, counted in theirs.items():
-                used, rows = _used(counted)
-                mine[name][used] += rows
+        for name, counted in other.buckets.items() if other.rows else ():
+            used = np.flatnonzero(counted)
+            self.buckets[name][used] += counted[used]
+            self.clicked[name][used] += other.clicked[name][used]
         for name, found in other.sums.items():
             self.sums[name].add(found)
 
@@ -201,12 +202,6 @@ def exact_sum(values: NDArray[np.float64]) -> int:
         fine = ((some - coarse) + 1.5 * 2.0**6) - 1.5 * 2.0**6
         total += (int(coarse.sum() * 2.0**12) << 34) + int(fine.sum() * 2.0**46)
     return total
-
-
-def _used(counted: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-    """The buckets that have rows, and how many each has."""
-    used = np.flatnonzero(counted)
-    return used, counted[used]
 
 
 def _compact(counted: NDArray[np.uint32], min_count: int) -> NDArray[np.int32]:

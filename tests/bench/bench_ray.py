@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,16 @@ from bench_predict import generated, trained, words
 from bench_prepare import len_cores, processor
 from shared import quiet_tracking
 
-from features.engine import Seen, open_engine
-
 MOST = 1.3
+_START = """
+import sys, time
+began = time.monotonic()
+from features.engine import open_engine
+with open_engine("ray") as engine:
+    # Long enough for every worker to get some.
+    list(engine.run(lambda items, seen: time.sleep(0.2), range(int(sys.argv[1])), lambda rows: None))
+print(time.monotonic() - began)
+"""
 ENGINES = ("local", "ray")
 
 
@@ -88,16 +94,9 @@ def run(arguments: list[object], engine: str, folder: Path) -> dict[str, Any]:
 
 
 def start_of_ray() -> float:
-    """Seconds until Ray runs here and a worker a core answers, and until it has ended again."""
-    began = time.monotonic()
-    with open_engine("ray") as engine:
-        list(engine.run(nothing, range(len_cores()), lambda rows: None))
-    return time.monotonic() - began
-
-
-def nothing(items: Iterable[int], seen: Seen) -> None:
-    """Work that is none, but long enough for every worker to get some."""
-    time.sleep(0.2)
+    """Seconds until Ray runs here, a worker a core has answered, and all has ended; in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", _START, str(len_cores())], stdout=subprocess.PIPE, check=True)
+    return float(done.stdout)
 
 
 def show(figures: dict[str, Any]) -> None:
