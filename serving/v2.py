@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from features.errors import BadInput, did_you_mean
+from serving.limits import MAX_BODY
 from serving.loading import Loaded
 from serving.refusal import Refused
 from serving.rows import Inputs, known_in, packed_of, raw_of_columns
@@ -102,7 +103,10 @@ def _tensor(tensor: object, place: int, texts: list[str]) -> tuple[str, list[int
     name, shape, datatype, data = (tensor.get(key) for key in ("name", "shape", "datatype", "data"))
     if not isinstance(name, str):
         raise BadInput(f"input {place} has no name")
-    if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
+    # No tensor of the model has more than two dimensions; the product of many large sizes would take seconds.
+    if not isinstance(shape, list) or len(shape) not in (1, 2):
+        raise BadInput(f"input '{name}' needs a shape, [rows] or [rows, columns]")
+    if not all(type(size) is int and 0 <= size <= MAX_BODY for size in shape):
         raise BadInput(f"input '{name}' needs a shape, a list of sizes")
     if not isinstance(data, list):
         raise BadInput(f"input '{name}' needs data, a list")

@@ -80,9 +80,17 @@ def main() -> None:
 def _answer(app: Any, settings: Settings, bound: socket.socket, report: BinaryIO) -> None:
     """Runs the server until it is asked to stop."""
     from serving.drain import Drain
+    from serving.protocol import HttpProtocol
 
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, ws="none", lifespan="on", timeout_keep_alive=75, server_header=False
+        app,
+        http=HttpProtocol,
+        log_level="error",
+        access_log=False,
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=75,
+        server_header=False,
     )
     server = uvicorn.Server(config)
     drain = Drain(server, settings.drain, lambda: setattr(app.engine, "draining", True))

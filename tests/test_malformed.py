@@ -1,6 +1,8 @@
 """Whatever is sent, the server answers in its own words, goes on, and keeps no more memory."""
 
+import json
 import math
+import socket
 from collections import Counter
 from collections.abc import Generator
 from typing import Any
@@ -106,3 +108,70 @@ def test_what_the_published_description_forbids_is_no_fault_of_the_server(server
     assert sum(answers[code] for code in REFUSALS) > 100
     assert server.get("/v2/health/ready").status_code == 200
     assert "Traceback" not in server.log.read_text()
+
+
+def over(server: Server, *sent: bytes, answers: int = 1) -> list[bytes]:
+    """What a server says to bytes on one connection, until so many answers are there or it closes."""
+    host, port = server.url.removeprefix("http://").split(":")
+    said = b""
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        try:
+            for each in sent:
+                connection.sendall(each)
+        except OSError:  # it has heard enough
+            pass
+        while said.count(b"HTTP/1.1 ") < answers or not said.endswith(b"}"):
+            try:
+                part = connection.recv(2**16)
+            except OSError:
+                break
+            if not part:
+                break
+            said += part
+    return said.split(b"HTTP/1.1 ")[1:]
+
+
+def scoring(body: bytes, *headers: str) -> bytes:
+    head = ["POST /v1/models/ctr:predict HTTP/1.1", "host: here", *headers, f"content-length: {len(body)}", "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+def test_request_that_would_rather_speak_http_2_is_answered_as_any_other(server: Server, bodies: list[Any]) -> None:
+    body = json.dumps(bodies[0]).encode()
+    # As Java's HttpClient sends all that it asks of http://.
+    wished = scoring(body, "connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAAAAIAAAAB")
+    (plain,) = over(server, scoring(body))
+    scores = plain.split(b"\r\n\r\n")[1]
+    assert len(json.loads(scores)["predictions"]) == 3
+    for sent in ([wished], [wished[:20], wished[20:-9], wished[-9:]]):
+        (answer,) = over(server, *sent)
+        assert (answer[:3], answer.split(b"\r\n\r\n")[1]) == (b"200", scores)
+    # What is in its body is no request.
+    hidden = scoring(b"GET /v2 HTTP/1.1\r\nhost: here\r\n\r\n", "connection: Upgrade", "upgrade: h2c")
+    answers = over(server, hidden, scoring(body), answers=2)
+    assert [answer[:3] for answer in answers] == [b"400", b"200"]
+    assert answers[1].endswith(scores)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /v2 HTTP/1.1\r\nx: ",
+        b"GET /",
+        b"POST /v1/models/ctr:predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;",
+        b"POST /v1/models/ctr:predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: ",
+    ],
+    ids=["header", "address", "chunk", "trailer"],
+)
+def test_head_without_end_is_refused_before_it_is_large(server: Server, begun: bytes) -> None:
+    (answer,) = over(server, begun, *[b"a" * 2**16] * 8)
+    assert answer[:3] == b"400"
+    assert b"larger than 65536 bytes" in answer
+
+
+def test_shape_of_many_large_sizes_is_refused_at_once(server: Server) -> None:
+    for shape in ([10**17] * 20_000, [10**4000], [-1], [1, 1, 1]):
+        tensor = {"name": "I1", "datatype": "FP64", "shape": shape, "data": [1]}
+        answer = server.post({"inputs": [tensor]}, "/v2/models/ctr/infer")
+        assert answer.status_code == 400, answer.text
+        assert "needs a shape" in answer.json()["error"]
