@@ -1,5 +1,6 @@
 """A line of JSON for each request: what it was, how long it took, what the model said, and what the challenger did."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -22,9 +23,21 @@ def access_log(path: Path) -> Callable[[Call], None]:
     except OSError as error:
         raise BadInput(f"--access-log {path} cannot be written: {error.strerror}; choose another file") from None
 
+    cut = full = False
+
     def write(call: Call) -> None:
-        if call.kind not in _QUIET:
-            os.write(file, msgspec.json.encode(line(call)) + b"\n")
+        nonlocal cut, full
+        if call.kind in _QUIET:
+            return
+        # A full disk takes a part of a line: the next that it takes does not go on in it.
+        said = b"\n" * cut + msgspec.json.encode(line(call)) + b"\n"
+        try:
+            cut = os.write(file, said) < len(said)
+            full = False
+        except OSError as error:
+            if not full:
+                logging.getLogger("ctr").warning("requests are missing in %s: %s", path, error.strerror)
+            full = True
 
     return write
 

@@ -14,7 +14,7 @@ import msgspec
 
 from features.errors import BadInput, WorkFailed
 from serving.access_log import access_log
-from serving.ports import check_free, check_grpc_installed
+from serving.ports import check_free, check_grpc_installed, with_port
 from serving.worker import Settings, listening
 
 _LOOK = 0.2
@@ -58,10 +58,10 @@ def serve(settings: Settings, workers: int) -> None:
                 _restart(running, settings, reports, up)
                 if not up and all(process.ready for process in running):
                     up = True
-                    where = f"http://{host}:{port}/v1/models/{name}:predict"
+                    where = f"http://{with_port(host, port)}/v1/models/{name}:predict"
                     sys.stderr.write(f"serving {settings.folder} as '{name}' on {where} (Ctrl-C stops)\n")
                     if settings.demo_page:
-                        sys.stderr.write(f"its demo page is http://{host}:{port}/demo\n")
+                        sys.stderr.write(f"its demo page is http://{with_port(host, port)}/demo\n")
         finally:
             _stop([process.popen for process in running], settings.drain + _GRACE)
 

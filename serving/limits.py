@@ -1,5 +1,6 @@
 """How large a request may be, and how long it may take; whatever is beyond is refused in one line."""
 
+import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,8 @@ MAX_ROWS = 8192
 MAX_TEXT = 64 * 2**10
 # Of a body that is too large so much is read before the answer, as many clients read none before they have written all.
 _READ_ON = 4 * MAX_BODY
+# TensorFlow Serving's `rest_api_timeout_in_ms`. Who stops in the middle would hold up the end of the server too.
+_BODY_SECONDS = 30.0
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -73,8 +76,17 @@ def seconds_allowed(header: bytes | None, longest: float) -> float:
     return min(asked, longest)
 
 
-async def read_body(receive: Receive, length: bytes | None) -> bytes:
-    """The body of a request. Raises Refused if it is too large, or if the client goes away."""
+async def read_body(receive: Receive, length: bytes | None, seconds: float = _BODY_SECONDS) -> bytes:
+    """The body of a request. Raises Refused if it is too large or not there in time, or if the client goes away."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(receive, length)
+    except TimeoutError:
+        text = f"the request's body was not there in {seconds:g} seconds"
+        raise Refused(408, text, ((b"connection", b"close"),)) from None
+
+
+async def _read(receive: Receive, length: bytes | None) -> bytes:
     parts: list[bytes] = []
     size, said = 0, int(length) if length and length.isdigit() else 0
     while True:

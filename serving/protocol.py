@@ -25,6 +25,11 @@ class HttpProtocol(HttpToolsProtocol):
     _unfinished = 0  # bytes since a head, a piece of a body or a message was whole
     _progress = False
 
+    def connection_made(self, transport: Any) -> None:
+        """Takes a client, which has as long for its first request as for the next ones."""
+        super().connection_made(transport)
+        self._wait_for_more()
+
     def data_received(self, data: bytes) -> None:
         """Takes what a client sent."""
         self._unset_keepalive_if_required()
@@ -40,6 +45,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._unfinished = 0 if self._progress else self._unfinished + len(data)
         if self._unfinished > MAX_HEAD:
             self.send_400_response(f"The request's head is larger than {MAX_HEAD} bytes.")
+        elif not self._progress and (self.cycle is None or self.cycle.response_complete):
+            self._wait_for_more()
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
@@ -56,6 +63,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._progress = True
         super().on_message_complete()
 
+    def _wait_for_more(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
     def _should_upgrade(self) -> bool:
         return True  # asked where the parser sees a request to upgrade: it is not answered here
 
@@ -66,6 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
         head = [f"{self.scope['method']} ".encode() + self.url + f" HTTP/{self.scope['http_version']}".encode()]
         head += [b"%s: %s" % header for header in self.headers]
         self.connections.discard(self)
+        self._unset_keepalive_if_required()
         protocol: Any = H11Protocol(self.config, self.server_state, self.app_state, asyncio.get_running_loop())
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)

@@ -18,6 +18,7 @@ import msgspec
 import uvicorn
 
 from features.errors import BadInput
+from serving.ports import family_of, with_port
 
 
 class Settings(msgspec.Struct):
@@ -52,9 +53,8 @@ def listening(host: str, port: int) -> socket.socket:
 
     The kernel divides connections among those that listen.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named, or asyncio does not know it for TCP's and leaves Nagle's delay on: 40 ms an answer.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound = socket.socket(family_of(host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind((host, port))
@@ -100,7 +100,7 @@ def _answer(app: Any, settings: Settings, bound: socket.socket, report: BinaryIO
             if settings.grpc_port is not None:
                 from serving.grpc import start_grpc
 
-                grpc = await start_grpc(app.engine, f"{settings.host}:{settings.grpc_port}", settings.token)
+                grpc = await start_grpc(app.engine, with_port(settings.host, settings.grpc_port), settings.token)
                 app.stopped.insert(0, lambda: grpc.stop(drain.seconds_left()))
         except BadInput as error:
             _say(report, {"error": str(error)})

@@ -1,23 +1,34 @@
 """Whatever is sent, the server answers in its own words, goes on, and keeps no more memory."""
 
+import asyncio
 import json
 import math
+import resource
 import socket
 from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import hypothesis
 import pytest
 import schemathesis
+import uvicorn
 from asking import b64, columns, fields_of, tensors
 from conftest import Project
 from damage import damaged
 from servers import Server, serving
 
 from ctr.data import in_order, open_data
+from features.errors import BadInput
 from features.memory import family_rss_mb
+from serving.access_log import access_log
+from serving.hooks import Call
+from serving.limits import read_body
+from serving.ports import check_free, with_port
+from serving.protocol import HttpProtocol
+from serving.refusal import Refused
 
 pytestmark = pytest.mark.processes
 
@@ -175,3 +186,59 @@ def test_shape_of_many_large_sizes_is_refused_at_once(server: Server) -> None:
         answer = server.post({"inputs": [tensor]}, "/v2/models/ctr/infer")
         assert answer.status_code == 400, answer.text
         assert "needs a shape" in answer.json()["error"]
+
+
+def test_body_that_does_not_come_is_not_waited_for() -> None:
+    async def stopped() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    with pytest.raises(Refused, match=r"was not there in 0\.05 seconds") as refused:
+        asyncio.run(read_body(stopped, b"10", 0.05))
+    assert refused.value.status == 408
+
+
+def test_client_that_asks_for_nothing_is_not_kept() -> None:
+    async def closed(*sent: bytes) -> bool:
+        loop = asyncio.get_running_loop()
+        config = uvicorn.Config(print, http=HttpProtocol, timeout_keep_alive=1, log_level="error")
+        config.load()
+        state = uvicorn.server.ServerState()
+        listener = await loop.create_server(lambda: HttpProtocol(config, state, {}), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        writer.writelines(sent)
+        said = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        listener.close()
+        return said == b"" and not state.connections
+
+    assert asyncio.run(closed())
+    assert asyncio.run(closed(b"GET /v2 HTT"))
+
+
+def test_full_disk_costs_lines_of_the_access_log_and_no_more(tmp_path: Path, caplog: Any) -> None:
+    write = access_log(tmp_path / "log")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (250, limits[1]))
+    try:
+        for number in range(9):
+            write(Call(0.0, id=f"before-{number}"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    write(Call(0.0, id="after"))
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert json.loads(lines[0])["id"] == "before-0"
+    assert json.loads(lines[-1])["id"] == "after"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_addresses_of_ipv6_are_listened_on() -> None:
+    with socket.socket(socket.AF_INET6) as other:
+        other.bind(("::1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(BadInput, match=rf"cannot listen on \[::1\]:{port}: Address already in use"):
+            check_free("::1", port)
+    check_free("::1", port)
+    assert with_port("::1", port) == f"[::1]:{port}"
