@@ -5,8 +5,8 @@ class Refused(Exception):
     """Why a request is not answered with scores.
 
     Attributes:
-        status: as HTTP has it: 400 wrong, 401 no token, 404 no such model, 405 no such method, 408 not sent in time, 413
-            too large, 503 too much to do, 504 too late. gRPC's code follows from it.
+        status: as HTTP has it: 400 wrong, 401 no token, 404 no such model, 405 no such method, 408 not sent in time,
+            413 too large, 503 too much to do, 504 too late. gRPC's code follows from it.
         headers: of the HTTP answer.
     """
 

@@ -19,6 +19,7 @@ from asking import b64, columns, fields_of, tensors
 from conftest import Project
 from damage import damaged
 from servers import Server, serving
+from uvicorn.server import ServerState
 
 from ctr.data import in_order, open_data
 from features.errors import BadInput
@@ -203,7 +204,7 @@ def test_client_that_asks_for_nothing_is_not_kept() -> None:
         loop = asyncio.get_running_loop()
         config = uvicorn.Config(print, http=HttpProtocol, timeout_keep_alive=1, log_level="error")
         config.load()
-        state = uvicorn.server.ServerState()
+        state = ServerState()
         listener = await loop.create_server(lambda: HttpProtocol(config, state, {}), "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
         writer.writelines(sent)
