@@ -21,6 +21,7 @@ from serving.rows import EXAMPLES, PACKED, RAW, Inputs, examples_of, known_in, p
 
 _OUTPUT = "probability"
 _SIGNATURES = "signature_def"
+_MAX_TEXT = 1000
 # gRPC's names for HTTP's status.
 _CODES = {
     400: "INVALID_ARGUMENT",
@@ -101,7 +102,8 @@ async def _answered(
         status, text = 500, f"{type(error).__name__}: {error}"
     finally:
         engine.finish(call, status)
-    return await context.abort(getattr(grpc.StatusCode, _CODES[status]), text)
+    # It goes as a header, which has 8 KiB for most clients; a text may quote what was sent.
+    return await context.abort(getattr(grpc.StatusCode, _CODES[status]), text[:_MAX_TEXT])
 
 
 class _Service:
@@ -111,7 +113,7 @@ class _Service:
         self._engine = engine
 
     async def predict(self, request: Any, call: Call) -> Any:
-        import tensorflow as tf
+        from tensorflow.core.framework.types_pb2 import DT_FLOAT
         from tensorflow_serving.apis.predict_pb2 import PredictResponse
 
         if unknown := [name for name in request.output_filter if name != _OUTPUT]:
@@ -122,7 +124,11 @@ class _Service:
             scores = await self._engine.score(version, inputs, call)
             answer = PredictResponse()
             self._say_which(answer.model_spec, version, signature)
-            answer.outputs[_OUTPUT].CopyFrom(tf.make_tensor_proto(scores, tf.float32))
+            # As numbers, as TensorFlow Serving has them, and not as bytes: many clients read `float_val`.
+            output = answer.outputs[_OUTPUT]
+            output.dtype = DT_FLOAT
+            output.tensor_shape.dim.add(size=len(scores))
+            output.float_val.extend(scores)
             return answer
 
     async def classify(self, request: Any, call: Call) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import hypothesis
 import pytest
@@ -19,6 +20,9 @@ from asking import b64, columns, fields_of, tensors
 from conftest import Project
 from damage import damaged
 from servers import Server, serving
+from tensorflow_serving.apis.model_pb2 import ModelSpec
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from uvicorn.server import ServerState
 
 from ctr.data import in_order, open_data
@@ -30,6 +34,8 @@ from serving.limits import read_body
 from serving.ports import check_free, with_port
 from serving.protocol import HttpProtocol
 from serving.refusal import Refused
+
+import tensorflow as tf  # isort: skip
 
 pytestmark = pytest.mark.processes
 
@@ -243,3 +249,17 @@ def test_addresses_of_ipv6_are_listened_on() -> None:
             check_free("::1", port)
     check_free("::1", port)
     assert with_port("::1", port) == f"[::1]:{port}"
+
+
+def test_grpc_answers_in_numbers_and_quotes_no_more_than_a_header_takes(server: Server) -> None:
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = PredictionServiceStub(channel)
+        request = PredictRequest(model_spec=ModelSpec(name="ctr"))
+        request.inputs["I1"].CopyFrom(tf.make_tensor_proto([1.0, 2.0, 3.0], tf.float64))
+        output = stub.Predict(request, timeout=10).outputs["probability"]
+        assert tf.make_ndarray(output).tolist() == list(output.float_val)
+        assert len(set(output.float_val)) == 3
+        request.inputs["I1" * 10_000].CopyFrom(request.inputs["I1"])
+        with pytest.raises(grpc.RpcError, match=r"unknown input 'I1I1") as refused:
+            stub.Predict(request, timeout=10)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
