@@ -20,8 +20,8 @@ from asking import b64, columns, fields_of, tensors
 from conftest import Project
 from damage import damaged
 from servers import Server, serving
-from tensorflow_serving.apis.model_pb2 import ModelSpec
-from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.model_pb2 import ModelSpec  # pyright: ignore
+from tensorflow_serving.apis.predict_pb2 import PredictRequest  # pyright: ignore
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 from uvicorn.server import ServerState
 
