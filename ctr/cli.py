@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ctr.exits import exit_code
-from ctr.options import Alias, ConfigFile, EngineName, Inputs, Json, Model, Overrides, RayAddress, Set
+from ctr.options import Alias, ConfigFile, ConfigFiles, EngineName, Inputs, Json, Model, Overrides, RayAddress, Set
 from ctr.serve import serve
 from features.errors import BadInput, WorkFailed
 
@@ -314,10 +314,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
 
 
 @app.command()
-def validate(
-    configs: Annotated[list[Path], typer.Argument(help="Configuration files.", show_default=False)],
-    as_json: Json = False,
-) -> None:
+def validate(configs: ConfigFiles, as_json: Json = False) -> None:
     """Check configuration files, and the schemas that they name."""
     from ctr.config import load_config, schema_of
     from ctr.console import give

@@ -7,6 +7,7 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in YAML; see configs/.")]
+ConfigFiles = Annotated[list[Path], typer.Argument(help="Configuration files.", show_default=False)]
 Inputs = Annotated[list[str], typer.Argument(help="Files, globs or object-store addresses.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings such as train.epochs=3.", show_default=False)]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting such as prepare.test=0.2; repeatable.")]

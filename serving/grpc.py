@@ -15,13 +15,12 @@ from serving.engine import Engine
 from serving.hooks import Call
 from serving.limits import MAX_BODY, MAX_ROWS
 from serving.loading import Loaded
-from serving.refusal import Refused
+from serving.refusal import MAX_SAID, Refused
 from serving.request_ids import HEADER, request_id
 from serving.rows import EXAMPLES, PACKED, RAW, Inputs, examples_of, known_in, packed_of_arrays, raw_of_columns
 
 _OUTPUT = "probability"
 _SIGNATURES = "signature_def"
-_MAX_TEXT = 1000
 # gRPC's names for HTTP's status.
 _CODES = {
     400: "INVALID_ARGUMENT",
@@ -102,8 +101,7 @@ async def _answered(
         status, text = 500, f"{type(error).__name__}: {error}"
     finally:
         engine.finish(call, status)
-    # It goes as a header, which has 8 KiB for most clients; a text may quote what was sent.
-    return await context.abort(getattr(grpc.StatusCode, _CODES[status]), text[:_MAX_TEXT])
+    return await context.abort(getattr(grpc.StatusCode, _CODES[status]), text[:MAX_SAID])
 
 
 class _Service:

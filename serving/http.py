@@ -13,8 +13,8 @@ from serving import v1, v2
 from serving.auth import check_token
 from serving.engine import Engine, target
 from serving.hooks import Call
-from serving.limits import Receive, parse_object, read_body, seconds_allowed
-from serving.refusal import Refused
+from serving.limits import Receive, parse_object, read_body, seconds_allowed, unpacked
+from serving.refusal import MAX_SAID, Refused
 from serving.request_ids import HEADER, request_id
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -58,9 +58,9 @@ class HttpApp:
         try:
             status, answer = await self._answer(scope, receive, call)
         except Refused as refused:
-            status, answer, headers = refused.status, {"error": str(refused)}, refused.headers
+            status, answer, headers = refused.status, {"error": str(refused)[:MAX_SAID]}, refused.headers
         except BadInput as error:
-            status, answer = 400, {"error": str(error)}
+            status, answer = 400, {"error": str(error)[:MAX_SAID]}
         except Exception as error:  # whatever it is, the client gets an answer that it can read
             logging.getLogger("ctr").exception("a request failed")
             status, answer = 500, {"error": f"{type(error).__name__}: {error}"}
@@ -76,7 +76,8 @@ class HttpApp:
         if found := _SCORE.fullmatch(path) or _INFER.fullmatch(path):
             _only("POST", method, path)
             call.expires = call.began + seconds_allowed(headers.get(b"x-deadline-ms"), self.engine.deadline)
-            body = await read_body(receive, headers.get(b"content-length"))
+            sent = await read_body(receive, headers.get(b"content-length"))
+            body = unpacked(sent, headers.get(b"content-encoding"))
             score = self._v1_score if found.re is _SCORE else self._v2_infer
             return 200, await score(found, body, call)
         if not (look := self._look(path, call)):

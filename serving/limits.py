@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -103,3 +104,21 @@ async def _read(receive: Receive, length: bytes | None) -> bytes:
                 close = ((b"connection", b"close"),)
                 raise Refused(413, f"the request is larger than the {MAX_BODY} bytes that it may have", close)
             return b"".join(parts)
+
+
+def unpacked(body: bytes, encoding: bytes | None) -> bytes:
+    """A body without its `content-encoding`: gzip, which TensorFlow Serving takes too, or none. Raises Refused."""
+    if encoding is None or encoding.lower() == b"identity":
+        return body
+    if encoding.lower() not in (b"gzip", b"x-gzip"):
+        raise Refused(415, f"content-encoding {encoding.decode('latin-1')!r} is not known; send gzip, or none")
+    reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        plain = reader.decompress(body, MAX_BODY + 1)
+    except zlib.error as error:
+        raise Refused(400, f"the body is no gzip: {error}") from None
+    if len(plain) > MAX_BODY:
+        raise Refused(413, f"the request is larger than the {MAX_BODY} bytes that it may have")
+    if not reader.eof:
+        raise Refused(400, "the body is gzip that has been cut short")
+    return plain

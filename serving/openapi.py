@@ -80,7 +80,7 @@ def _get(
 def _post(summary: str, request: str, answer: str, parameters: list[Schema]) -> Schema:
     """An address that scores rows."""
     body = {"required": True, "content": {"application/json": {"schema": _ref(request)}}}
-    answers = {"200": _json(summary, answer), **_refusals(400, 401, 404, 413, 503, 504)}
+    answers = {"200": _json(summary, answer), **_refusals(400, 401, 404, 408, 413, 415, 503, 504)}
     return {
         "post": {"summary": summary, "parameters": [*parameters, _DEADLINE], "requestBody": body, "responses": answers}
     }
@@ -107,7 +107,9 @@ _ERRORS: Schema = {
     "400": _error("The request is wrong; the error says where."),
     "401": _error("The token is missing or wrong.", WWW_Authenticate={"type": "string"}),
     "404": _error("There is no such model, version or label."),
+    "408": _error("The body did not come in time."),
     "413": _error("The request is too large."),
+    "415": _error("The body is packed in another way than gzip."),
     "503": _error("Too much waits already.", Retry_After={"type": "string"}),
     "504": _error("The deadline passed before the request was scored."),
 }

@@ -1,12 +1,15 @@
 """A request that gets no scores, and what its client is told."""
 
+# Characters of what a client is told: a text may quote what was sent, and gRPC's goes as a header, of 8 KiB for most.
+MAX_SAID = 1000
+
 
 class Refused(Exception):
     """Why a request is not answered with scores.
 
     Attributes:
         status: as HTTP has it: 400 wrong, 401 no token, 404 no such model, 405 no such method, 408 not sent in time,
-            413 too large, 503 too much to do, 504 too late. gRPC's code follows from it.
+            413 too large, 415 packed unknowably, 503 too much to do, 504 too late. gRPC's code follows from it.
         headers: of the HTTP answer.
     """
 

@@ -1,6 +1,7 @@
 """One server, every way to ask it: the same rows get the same scores, and what is wrong is refused in one line."""
 
 import base64
+import gzip
 import json
 import math
 import os
@@ -261,6 +262,29 @@ def test_full_queue_is_503_with_a_time_to_come_back(server: Server) -> None:
     assert len(refused) < len(answers)
     assert {answer.status_code for answer in refused} == {503}
     assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+
+
+def test_body_may_be_packed(server: Server, rows: list[dict[str, Any]], expected: np.ndarray) -> None:
+    body = json.dumps({"instances": rows}).encode()
+    for encoding in ("gzip", "GZIP", "x-gzip"):
+        packed = server.post(gzip.compress(body), content_encoding=encoding)
+        np.testing.assert_allclose(packed.json()["predictions"], expected, atol=1e-6, rtol=0)
+    for content, encoding, status, words in (
+        (gzip.compress(body)[:-20], "gzip", 400, "cut short"),
+        (body, "gzip", 400, "is no gzip"),
+        (body, "br", 415, "content-encoding 'br' is not known; send gzip, or none"),
+        # 16 KB that would be 17 MB.
+        (gzip.compress(b" " * (17 * 2**20)), "gzip", 413, "larger than the 16777216 bytes"),
+    ):
+        refused = server.post(content, content_encoding=encoding)
+        assert (refused.status_code, words in refused.json()["error"]) == (status, True), refused.text
+
+
+def test_error_quotes_no_more_than_can_be_read(server: Server) -> None:
+    refused = server.post({"instances": [{"x" * 10**6: 1}]})
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("instance 0 has unknown field 'xxxx")
+    assert len(refused.content) < 1100
 
 
 def test_metadata_is_what_the_model_takes(server: Server) -> None:
