@@ -248,7 +248,7 @@ def draw(model: Model, points: Sequence[dict[str, Any]], path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("rows/s of all workers")
     panels[1].legend(fontsize=7)
-    text = f"o measured, a core a worker; x measured, more workers than the {model.cores} cores (green: 4 x 1); - - the model"
+    text = f"o measured, a core a worker; x measured, more than the {model.cores} cores (green: 4 x 1); - - model"
     figure.text(0.01, 0.01, text, fontsize=7)
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(path, metadata={"Date": None})
