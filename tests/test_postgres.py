@@ -77,9 +77,7 @@ def postgres() -> Generator[Postgres]:
             time.sleep(0.1)
         yield Postgres(port)
     finally:
-        server.send_signal(
-            signal.SIGINT
-        )  # at once: SIGTERM would wait for MLflow's pool of connections in this process
+        server.send_signal(signal.SIGINT)  # SIGTERM would wait for the connections that MLflow keeps in this process
         server.wait(30)
         shutil.rmtree(folder)
 
