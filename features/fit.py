@@ -70,12 +70,10 @@ class Counts:
 
     def __getstate__(self) -> dict[str, Any]:
         """To travel they are only the buckets that have rows: of a million most have none in a file."""
-        state = {**self.__dict__, "buckets": {}, "clicked": {}}
-        for name, counted in self.buckets.items() if self.rows else ():
-            used = np.flatnonzero(counted)
-            state["buckets"][name] = used, counted[used]
-            state["clicked"][name] = self.clicked[name][used]
-        return state
+        used = {name: np.flatnonzero(counted) for name, counted in self.buckets.items()} if self.rows else {}
+        buckets = {name: (places, self.buckets[name][places]) for name, places in used.items()}
+        clicked = {name: self.clicked[name][places] for name, places in used.items()}
+        return {**self.__dict__, "buckets": buckets, "clicked": clicked}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({**state, "buckets": {}, "clicked": {}})
