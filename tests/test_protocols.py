@@ -206,7 +206,7 @@ def infer(**changes: Any) -> dict[str, Any]:
         ("v2", infer(name="I99"), 400, "unknown input 'I99': did you mean 'I9'?"),
         ("v2", infer(datatype="BYTES"), 400, "input 'I1' has datatype 'BYTES'"),
         ("v2", infer(shape=[2]), 400, "input 'I1' has 1 values, its shape [2] has 2"),
-        ("v2", infer(shape=[2**70]), 400, "input 'I1' has 1 values"),
+        ("v2", infer(shape=[2**70]), 400, "input 'I1' needs a shape"),
         ("v2", infer(shape=[1, -1]), 400, "needs a shape"),
         ("v2", infer(data=["x"]), 400, "row 0: field 'I1' is 'x', not a number"),
         ("v2", infer(datatype="INT64", data=[1.5]), 400, "values that are no integers"),
