@@ -306,7 +306,7 @@ def test_group_that_lost_its_node_goes_on_and_ends_with_the_weights_of_a_run_her
 ) -> None:
     """Two groups on two nodes; one of these goes and another comes."""
     settings = tiny(train__epochs="10", train__checkpoint_every="50")
-    here = project.ctr("train", "data", "--out", "calm", *settings, "--json").result
+    here = project.ctr("train", "data", "--out", "ray-calm", *settings, "--json").result
     nodes.have(2)
     where = ["--engine", "ray", "--ray-address", nodes.address]
     process = in_background("train", "data", "--out", "moved", *settings, *where, "--json", cwd=project.folder)
@@ -321,7 +321,7 @@ def test_group_that_lost_its_node_goes_on_and_ends_with_the_weights_of_a_run_her
     for key in ("log_loss", "auc", "steps", "served_group"):
         assert there[key] == here[key], key
     for group in (0, 1):
-        assert_equal_weights(weights(project.folder / "calm", group), weights(out, group))
+        assert_equal_weights(weights(project.folder / "ray-calm", group), weights(out, group))
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 

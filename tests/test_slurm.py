@@ -159,8 +159,8 @@ def test_array_of_groups_trains_the_weights_that_the_launcher_does(slurm: Slurm,
 
 def test_group_whose_worker_is_killed_goes_on_from_its_checkpoint(slurm: Slurm, project: Project) -> None:
     """Two groups of two workers; one worker dies in the middle, and both groups end well."""
-    job = submit(slurm, project, "killed", workers=2, **{"train.epochs": "2"})
-    run = project.folder / "killed"
+    job = submit(slurm, project, "slurm-killed", workers=2, **{"train.epochs": "2"})
+    run = project.folder / "slurm-killed"
     until(lambda: list((run / "group-1" / "checkpoint").glob("*.index")), 120)
     victim = until(lambda: worker_of(run.name, group=1, worker=1), 20)
     os.kill(victim, signal.SIGKILL)
