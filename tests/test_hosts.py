@@ -327,7 +327,7 @@ for step in range(1000):
 def test_run_is_joined_only_with_the_settings_and_the_data_that_it_was_begun_with(project: Project) -> None:
     """Nor is one that is finished. Each is told in one line, before anything starts."""
     alone = {"CTR_GROUP": "0", "CTR_GROUPS": "2"}
-    begun, other = project.folder / "begun", project.folder / "other"
+    begun, other = project.folder / "begun", project.folder / "begun-elsewhere"
     begun.mkdir()
     other.mkdir()
     about = read_run(project.folder / "run")
@@ -337,7 +337,7 @@ def test_run_is_joined_only_with_the_settings_and_the_data_that_it_was_begun_wit
     for out, settings, said in (
         ("run", [], "is finished already and left as it is"),
         ("begun", tiny(train__epochs="9"), "was begun with other settings"),
-        ("other", [], "was begun with data_digest of other data"),
+        ("begun-elsewhere", [], "was begun with data_digest of other data"),
     ):
         refused = project.ctr("worker", "data", "--out", out, *settings, env=alone)
         assert refused.code == 2
